@@ -1,0 +1,135 @@
+//! IPv6 addresses the way `struct bpf_sock_addr` holds them, and the prefixes no rule reaches by accident.
+
+/// An IPv6 address as four 32-bit words, each **in network byte order**, as in `bpf_sock_addr.user_ip6`
+/// (`include/uapi/linux/bpf.h`) and `struct in6_addr.s6_addr32`.
+pub type AddrWords = [u32; 4];
+
+/// The words of an address given as its 16 octets in transmission order.
+#[must_use]
+pub const fn words_from_octets(octets: [u8; 16]) -> AddrWords {
+    let o = octets;
+    [
+        u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+        u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+        u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+        u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+    ]
+}
+
+/// The 16 octets, in transmission order, of an address given as words.
+#[must_use]
+pub const fn octets_from_words(words: AddrWords) -> [u8; 16] {
+    let [a, b, c, d] = [
+        words[0].to_ne_bytes(),
+        words[1].to_ne_bytes(),
+        words[2].to_ne_bytes(),
+        words[3].to_ne_bytes(),
+    ];
+    [
+        a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
+    ]
+}
+
+/// Whether the address is IPv4-mapped, `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
+#[must_use]
+#[inline(always)]
+pub const fn is_ipv4_mapped(words: &AddrWords) -> bool {
+    words[0] == 0 && words[1] == 0 && words[2] == 0xffff_u32.to_be()
+}
+
+/// Whether the address is the unspecified address `::` (RFC 4291 section 2.5.2).
+#[must_use]
+#[inline(always)]
+pub const fn is_unspecified(words: &AddrWords) -> bool {
+    words[0] == 0 && words[1] == 0 && words[2] == 0 && words[3] == 0
+}
+
+/// One prefix of [`EXEMPT_PREFIXES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExemptPrefix {
+    /// Network address, as octets in transmission order.
+    pub octets: [u8; 16],
+    /// Prefix length in bits.
+    pub prefix_len: u8,
+    /// What it is, for people.
+    pub what: &'static str,
+    /// Whether a rule may name a prefix inside it at all.
+    pub rules_allowed: bool,
+}
+
+const fn exempt(groups: [u16; 8], prefix_len: u8, what: &'static str, rules_allowed: bool) -> ExemptPrefix {
+    let mut octets = [0; 16];
+    let mut i = 0;
+    while i < 8 {
+        let [high, low] = groups[i].to_be_bytes();
+        octets[2 * i] = high;
+        octets[2 * i + 1] = low;
+        i += 1;
+    }
+    ExemptPrefix {
+        octets,
+        prefix_len,
+        what,
+        rules_allowed,
+    }
+}
+
+/// Prefixes matched only by a rule whose own prefix lies wholly within them, never by a wider one such as
+/// `::/0`: nobody who writes `::/0` means to cut a JVM off IPv4, or a host off itself and its links.
+///
+/// The policy compiler turns each into a barrier entry, so longest-prefix match alone keeps the promise and
+/// the kernel needs no check of its own.
+pub const EXEMPT_PREFIXES: [ExemptPrefix; 5] = [
+    exempt(
+        [0, 0, 0, 0, 0, 0xffff, 0, 0],
+        96,
+        "IPv4 written as IPv6 (RFC 4291 section 2.5.5.2)",
+        false,
+    ),
+    exempt(
+        [0, 0, 0, 0, 0, 0, 0, 1],
+        128,
+        "the loopback address (RFC 4291 section 2.5.3)",
+        true,
+    ),
+    exempt(
+        [0; 8],
+        128,
+        "the unspecified address, which connect(2) turns into ::1",
+        true,
+    ),
+    exempt(
+        [0xfe80, 0, 0, 0, 0, 0, 0, 0],
+        10,
+        "link-local addresses (RFC 4291 section 2.5.6)",
+        true,
+    ),
+    exempt(
+        [0xff00, 0, 0, 0, 0, 0, 0, 0],
+        8,
+        "multicast addresses (RFC 4291 section 2.7)",
+        true,
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_octets_are_inverse() {
+        let octets = [0x20, 1, 0xd, 0xb8, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        assert_eq!(octets_from_words(words_from_octets(octets)), octets);
+    }
+
+    #[test]
+    fn mapped_is_recognised_by_all_ninety_six_bits() {
+        let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1];
+        assert!(is_ipv4_mapped(&words_from_octets(mapped)));
+        for bit in 0..96 {
+            let mut other = mapped;
+            other[bit / 8] ^= 0x80 >> (bit % 8);
+            assert!(!is_ipv4_mapped(&words_from_octets(other)), "bit {bit}");
+        }
+    }
+}

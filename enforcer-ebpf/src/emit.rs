@@ -1,0 +1,131 @@
+//! Telling the controller: counters always, an event where one is wanted.
+//!
+//! Nothing here can change a verdict. A full ring buffer costs one failed reservation and one increment.
+
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        bpf_ktime_get_boot_ns,
+    },
+};
+use enforcer_common::{
+    binding::{Binding, EventsWanted},
+    clause::{Action, NO_RULE},
+    counters::{Counters, Fault},
+    decide::{Decision, Mode},
+    record::{COMM_LEN, ConnectRecord, NO_ACTION},
+};
+
+use crate::{globals, maps, sock_addr::Asked};
+
+/// Counts a fault of a connect that is allowed because of it.
+#[inline(always)]
+pub(crate) fn fault(binding: &Binding, fault: Fault) {
+    let target = if binding.layout_version == 0 {
+        0
+    } else {
+        binding.target
+    };
+    if let Some(counters) = maps::counters(target) {
+        counters.faults[fault as usize] += 1;
+    }
+}
+
+/// Counts a decision and, where it is wanted, reports it.
+#[inline(always)]
+pub(crate) fn decision(
+    binding: &Binding,
+    mode: Mode,
+    asked: &Asked,
+    decision: &Decision<'_>,
+    generation: u32,
+) {
+    let Some(counters) = maps::counters(binding.target) else {
+        return;
+    };
+    counters.verdicts[mode as usize][decision.verdict as usize] += 1;
+    if let Some((_, action)) = decision.would {
+        counters.would[action as usize] += 1;
+    }
+    if wanted(binding, decision) {
+        event(counters, binding, mode, asked, decision, generation);
+    }
+}
+
+#[inline(always)]
+fn wanted(binding: &Binding, decision: &Decision<'_>) -> bool {
+    let acts = |action| !matches!(action, Action::Allow);
+    if binding.events == EventsWanted::All as u8 {
+        true
+    } else if binding.events == EventsWanted::Acted as u8 {
+        acts(decision.verdict) || matches!(decision.would, Some((_, action)) if acts(action))
+    } else {
+        false
+    }
+}
+
+#[inline(always)]
+fn event(
+    counters: &mut Counters,
+    binding: &Binding,
+    mode: Mode,
+    asked: &Asked,
+    decision: &Decision<'_>,
+    generation: u32,
+) {
+    let Some(mut entry) = maps::reserve_event() else {
+        counters.lost += 1;
+        return;
+    };
+    let redirect = match (decision.verdict, decision.unmovable, decision.acted) {
+        (Action::Redirect, _, Some(clause)) | (_, Some(_), Some(clause)) => Some(clause),
+        _ => None,
+    };
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let comm = if globals::has_comm() {
+        bpf_get_current_comm().unwrap_or_default()
+    } else {
+        [0; COMM_LEN]
+    };
+    entry.write(ConnectRecord {
+        // SAFETY: the helper has no preconditions.
+        time_boot_ns: unsafe { bpf_ktime_get_boot_ns() },
+        cgroup_id: binding.cgroup_id,
+        // SAFETY: the helper has no preconditions.
+        task_cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        daddr_be: asked.daddr_be,
+        redirect_be: redirect.map_or([0; 4], |clause| clause.to_be),
+        pid: (pid_tgid >> 32) as u32,
+        tid: pid_tgid as u32,
+        uid: bpf_get_current_uid_gid() as u32,
+        target: binding.target,
+        generation,
+        rule: decision.acted.map_or(NO_RULE, |clause| clause.rule),
+        would_rule: decision.would.map_or(NO_RULE, |(clause, _)| clause.rule),
+        dport: asked.dport,
+        redirect_port: redirect.map_or(0, |clause| {
+            if clause.to_port == 0 {
+                asked.dport
+            } else {
+                clause.to_port
+            }
+        }),
+        protocol: asked.protocol,
+        errno: match (decision.verdict, decision.acted) {
+            (Action::Reject, Some(clause)) => clause.errno,
+            _ => 0,
+        },
+        verdict: decision.verdict as u8,
+        would: decision.would.map_or(NO_ACTION, |(_, action)| action as u8),
+        mode: mode as u8,
+        socket_type: asked.socket_type,
+        unmovable: decision.unmovable.map_or(0, |reason| reason as u8),
+        reserved: [0; 7],
+        comm,
+    });
+    // The wake-up is what an event costs: 2.5 µs of the connecting thread's time with it, 0.1 to 0.4 µs
+    // without. The controller polls.
+    entry.submit(BPF_RB_NO_WAKEUP.into());
+    counters.events += 1;
+}

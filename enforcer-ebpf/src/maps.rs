@@ -1,0 +1,159 @@
+//! Every map of the programs, each beside the only functions that touch it.
+
+use aya_ebpf::{
+    bindings::{BPF_F_INNER_MAP, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED},
+    btf_maps::{Array, ArrayOfMaps, LpmTrie, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
+    helpers::bpf_get_local_storage,
+    macros::btf_map,
+    programs::SockAddrContext,
+};
+use enforcer_common::{
+    address::AddrWords,
+    binding::{Binding, PolicyHead},
+    clause::{Clause, MAX_CGROUPS, NO_CLAUSE},
+    counters::Counters,
+    decide::PolicyTable,
+    record::ConnectRecord,
+};
+
+/// Policies that can be in force at once: one for each cgroup, and slot 0, which is no policy.
+const POLICY_SLOTS: usize = MAX_CGROUPS as usize + 1;
+
+/// Compiled policies that can exist at once: each slot's current one, and one being built beside it.
+const GENERATIONS: usize = 2 * POLICY_SLOTS;
+
+/// The smallest legacy map definition that aya's loader takes. Its own cgroup storage type has the longer
+/// key (cgroup, attach type), with which each hook would have a value of its own; with a `u64` key, the
+/// cgroup id, all our programs at a cgroup share one (Linux 5.9, `Documentation/bpf/map_cgroup_storage.rst`).
+#[repr(transparent)]
+struct CgroupStorageDef(bpf_map_def);
+
+// SAFETY: the definition is never read or written by the program; it stands for the map's address.
+unsafe impl Sync for CgroupStorageDef {}
+
+#[unsafe(link_section = "maps")]
+#[unsafe(no_mangle)]
+static BINDINGS: CgroupStorageDef = CgroupStorageDef(bpf_map_def {
+    type_: BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED,
+    key_size: size_of::<u64>() as u32,
+    value_size: size_of::<Binding>() as u32,
+    max_entries: 0,
+    map_flags: 0,
+    id: 0,
+    pinning: 0,
+});
+
+/// The binding of the cgroup this program instance is attached to. All zeroes until the controller writes it.
+#[inline(always)]
+pub(crate) fn binding() -> &'static Binding {
+    // SAFETY: the address of a map definition is what the loader relocates to the map.
+    let value = unsafe { bpf_get_local_storage((&raw const BINDINGS).cast_mut().cast(), 0) };
+    // SAFETY: the kernel returns a non-null pointer to a value of the map's size, aligned to 8, valid while
+    // the program runs; an update from user space replaces the whole value and frees the old one after RCU.
+    unsafe { &*value.cast::<Binding>() }
+}
+
+#[btf_map]
+static POLICIES: Array<PolicyHead, POLICY_SLOTS> = Array::new();
+
+#[btf_map]
+static ENTRIES: ArrayOfMaps<LpmTrie<AddrWords, u32, 1>, GENERATIONS> = ArrayOfMaps::new();
+
+#[btf_map]
+static CLAUSES: ArrayOfMaps<Array<Clause, 1, { BPF_F_INNER_MAP as usize }>, GENERATIONS> = ArrayOfMaps::new();
+
+/// The compiled policy in a slot, as [`PolicyTable`].
+pub(crate) struct KernelTable {
+    generation: u32,
+    entries: &'static LpmTrie<AddrWords, u32, 1>,
+    clauses: &'static Array<Clause, 1, { BPF_F_INNER_MAP as usize }>,
+}
+
+/// The policy in that slot, or `None` where there is none.
+#[inline(always)]
+pub(crate) fn policy(slot: u32) -> Option<KernelTable> {
+    let generation = POLICIES.get(slot)?.generation;
+    Some(KernelTable {
+        generation,
+        entries: ENTRIES.get(generation)?,
+        clauses: CLAUSES.get(generation)?,
+    })
+}
+
+impl KernelTable {
+    #[inline(always)]
+    pub(crate) const fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+impl PolicyTable for KernelTable {
+    #[inline(always)]
+    fn head(&self, daddr_be: &AddrWords) -> u32 {
+        let key = Key::new(128, *daddr_be);
+        // The maps of a published generation are never written again: the value cannot change under the read.
+        self.entries.get(&key).copied().unwrap_or(NO_CLAUSE)
+    }
+
+    #[inline(always)]
+    fn clause(&self, index: u32) -> Option<&Clause> {
+        self.clauses.get(index)
+    }
+}
+
+#[btf_map]
+static COUNTERS: PerCpuArray<Counters, { MAX_CGROUPS as usize + 1 }> = PerCpuArray::new();
+
+/// This CPU's counters of a target.
+#[inline(always)]
+pub(crate) fn counters(target: u32) -> Option<&'static mut Counters> {
+    let counters = COUNTERS.get_ptr_mut(target)?;
+    // SAFETY: the pointer is to this CPU's value of a per-CPU array. The programs run with migration
+    // disabled; another connect that interrupts this one on the same CPU can at worst lose an increment of
+    // plain memory, and connect(2) hooks run in process context, where that does not happen.
+    Some(unsafe { &mut *counters })
+}
+
+#[btf_map]
+static EVENTS: RingBuf<ConnectRecord, { 1 << 20 }> = RingBuf::new();
+
+/// Room for one record, or `None` when the ring buffer is full.
+#[inline(always)]
+pub(crate) fn reserve_event() -> Option<aya_ebpf::maps::ring_buf::RingBufEntry<ConnectRecord>> {
+    EVENTS.reserve(0)
+}
+
+/// Which sockets an inner target has spoken for in the connect that is running.
+#[btf_map]
+static SPOKEN: SkStorage<u32> = SkStorage::new();
+
+/// Leaves the mark that makes the governed cgroups above yield. `false` where socket storage is exhausted.
+#[inline(always)]
+pub(crate) fn mark_spoken(context: &SockAddrContext) -> bool {
+    // SAFETY: the context is the one the kernel passed; the verifier checks the socket pointer in it.
+    let mark = unsafe { SPOKEN.get_or_insert_ptr_mut(context, None) };
+    if mark.is_null() {
+        return false;
+    }
+    // SAFETY: non-null, and the socket is locked by the kernel while this program runs, so nobody else
+    // writes.
+    unsafe { *mark = 1 };
+    true
+}
+
+/// Whether an inner target has spoken for this connect; with `consume`, also takes the mark away.
+#[inline(always)]
+pub(crate) fn spoken(context: &SockAddrContext, consume: bool) -> bool {
+    // SAFETY: as in `mark_spoken`.
+    let mark = unsafe { SPOKEN.get_ptr_mut(context) };
+    if mark.is_null() {
+        return false;
+    }
+    // SAFETY: as in `mark_spoken`.
+    let marked = unsafe { *mark } != 0;
+    if consume {
+        // SAFETY: as in `mark_spoken`.
+        unsafe { *mark = 0 };
+    }
+    marked
+}

@@ -1,0 +1,20 @@
+//! enforcer's controller: everything that runs in user space.
+//!
+//! Rooms, in the order data flows through them: [`policy`] turns text into a compiled policy, [`targets`]
+//! turns names of workloads into cgroups, [`kernel`] loads the programs and applies both, [`events`] turns
+//! the kernel's records into events, [`sinks`] show them. [`commands`] puts the rooms together, one verb each.
+//!
+//! Dependency rule, kept by a test: only [`kernel`] names aya, only [`commands`] uses anyhow, only [`sinks`]
+//! and [`commands`] print.
+
+pub mod policy;
+
+pub mod targets;
+
+pub mod kernel;
+
+pub mod events;
+
+pub mod sinks;
+
+pub mod commands;
