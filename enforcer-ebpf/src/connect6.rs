@@ -24,7 +24,7 @@ fn enforcer_connect6(context: SockAddrContext) -> i32 {
     match judge(&context, binding) {
         Ok(code) => code,
         Err(fault) => {
-            emit::fault(binding, fault);
+            emit::fault(&context, binding, fault);
             on_fault(fault)
         }
     }
@@ -63,7 +63,7 @@ fn judge(context: &SockAddrContext, binding: &Binding) -> Result<i32, Fault> {
         }
     }
     if binding.flags & FLAG_HAS_OUTER != 0 && !maps::mark_spoken(context) {
-        emit::fault(binding, Fault::MarkFailed);
+        emit::fault(context, binding, Fault::MarkFailed);
     }
     if slot == UNCONFIGURED {
         return Err(Fault::Unconfigured);
@@ -87,7 +87,7 @@ fn judge(context: &SockAddrContext, binding: &Binding) -> Result<i32, Fault> {
         TableFault::ActionUnknown => Fault::ActionUnknown,
         TableFault::WalkTooLong => Fault::WalkTooLong,
     })?;
-    emit::decision(binding, mode, &asked, &decision, table.generation());
+    emit::decision(context, binding, mode, &asked, &decision, table.generation());
 
     Ok(match (decision.verdict, decision.acted) {
         (Action::Allow, _) | (_, None) => PROCEED,

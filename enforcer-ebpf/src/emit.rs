@@ -8,8 +8,11 @@ use aya_ebpf::{
         bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         bpf_ktime_get_boot_ns,
     },
+    programs::SockAddrContext,
 };
+use aya_log_ebpf::{info, warn};
 use enforcer_common::{
+    address::octets_from_words,
     binding::{Binding, EventsWanted},
     clause::{Action, NO_RULE},
     counters::{Counters, Fault},
@@ -21,33 +24,45 @@ use crate::{globals, maps, sock_addr::Asked};
 
 /// Counts a fault of a connect that is allowed because of it.
 #[inline(always)]
-pub(crate) fn fault(binding: &Binding, fault: Fault) {
+pub(crate) fn fault(context: &SockAddrContext, binding: &Binding, fault: Fault) {
+    warn!(
+        context,
+        "fault {} at cgroup {}: allowed", fault as u8, binding.cgroup_id
+    );
     let target = if binding.layout_version == 0 {
         0
     } else {
         binding.target
     };
     if let Some(counters) = maps::counters(target) {
-        counters.faults[fault as usize] += 1;
+        counters.count_fault(fault);
     }
 }
 
 /// Counts a decision and, where it is wanted, reports it.
 #[inline(always)]
 pub(crate) fn decision(
+    context: &SockAddrContext,
     binding: &Binding,
     mode: Mode,
     asked: &Asked,
     decision: &Decision<'_>,
     generation: u32,
 ) {
+    info!(
+        context,
+        "[{:i}]:{} protocol {} verdict {} mode {} target {}",
+        octets_from_words(asked.daddr_be),
+        asked.dport,
+        asked.protocol,
+        decision.verdict as u8,
+        mode as u8,
+        binding.target
+    );
     let Some(counters) = maps::counters(binding.target) else {
         return;
     };
-    counters.verdicts[mode as usize][decision.verdict as usize] += 1;
-    if let Some((_, action)) = decision.would {
-        counters.would[action as usize] += 1;
-    }
+    counters.count(mode, decision.verdict, decision.would.map(|(_, action)| action));
     if wanted(binding, decision) {
         event(counters, binding, mode, asked, decision, generation);
     }

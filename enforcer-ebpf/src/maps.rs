@@ -31,7 +31,10 @@ struct CgroupStorageDef(bpf_map_def);
 // SAFETY: the definition is never read or written by the program; it stands for the map's address.
 unsafe impl Sync for CgroupStorageDef {}
 
-#[unsafe(link_section = "maps")]
+// A section of its own (the loader takes every name that begins with "maps"): aya-log's map lies in "maps", and
+// two variables from different compilation units in one section get overlapping offsets in BTF, which the
+// kernel then refuses whole.
+#[unsafe(link_section = "maps.bindings")]
 #[unsafe(no_mangle)]
 static BINDINGS: CgroupStorageDef = CgroupStorageDef(bpf_map_def {
     type_: BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED,
