@@ -1,0 +1,198 @@
+//! The command line: what can be typed, and its help. Nothing is done here.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    kernel::BpfLogLevel,
+    policy::argument::{RuleArgument, RuleKind},
+};
+
+/// Rejects or redirects the IPv6 connects of chosen cgroups to prefixes known to be unreachable.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 110, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed while running, or a target that is not there
+  2  malformed argument
+  3  policy file that cannot be used
+  4  kernel or privileges
+  exec: the command's; 128+n if signal n ended it; 126 not executable; 127 not found";
+
+const RULE_HELP: &str = "\
+Rules:
+  PREFIX is an IPv6 prefix or address, or `internet` for 2000::/3 (the public Internet).
+  ADDR is an IPv4 address or [IPv6], with an optional :PORT.
+  Options, after the prefix: ,errno=NAME  ,port=P or P-P (repeatable)  ,proto=tcp or udp  ,name=NAME
+  The longest prefix wins; at one prefix, the rule with more conditions. Order never matters.
+
+Example:
+  enforcer exec --reject internet -- ./my-program";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Govern existing workloads until SIGINT or SIGTERM, and stream their connects.
+    #[command(after_help = RULE_HELP)]
+    Run(RunArgs),
+    /// Run a command with its IPv6 connects governed.
+    #[command(after_help = RULE_HELP)]
+    Exec(ExecArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) targets: TargetArgs,
+    #[command(flatten)]
+    pub(crate) rules: RuleArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// Which connects to stream: those a rule acted on (or would have, in audit mode), all, or none.
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    pub(crate) events: Events,
+    /// Wait for targets that do not exist yet.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    #[command(flatten)]
+    pub(crate) debug: DebugArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    #[command(flatten)]
+    pub(crate) rules: RuleArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+    /// Which connects to report: those a rule acted on (or would have, in audit mode), all, or none.
+    #[arg(long, value_name = "WHICH", default_value = "acted")]
+    pub(crate) events: Events,
+    /// Write events to this file instead of stderr; stderr then shows errors only.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events_to: Option<PathBuf>,
+    /// Run the command as this user (enforcer itself needs root).
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) debug: DebugArgs,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Workloads. With a policy file they replace its targets.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Targets")]
+pub(crate) struct TargetArgs {
+    /// A cgroup, as a path relative to the cgroup v2 mount (`/system.slice/web.service`) or in the file system.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Vec<PathBuf>,
+    /// The cgroup a process is in, with everyone else in it.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pid: Vec<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Policy")]
+pub(crate) struct RuleArgs {
+    /// Read targets and rules from this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+    /// End connects to this prefix at once, with an errno (default ENETUNREACH).
+    #[arg(long, value_name = "PREFIX[,OPTION…]", value_parser = parse_reject)]
+    reject: Vec<RuleArgument>,
+    /// Send connects to this prefix to another address, unseen by the application.
+    #[arg(long, value_name = "PREFIX=ADDR[,OPTION…]", value_parser = parse_redirect)]
+    redirect: Vec<RuleArgument>,
+    /// Let connects to this prefix go on: an exception to a wider rule.
+    #[arg(long, value_name = "PREFIX[,OPTION…]", value_parser = parse_allow)]
+    allow: Vec<RuleArgument>,
+    /// Use this group of the policy file's rules (repeatable; default: the group `default`).
+    #[arg(long = "use", value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
+    /// Do everything but act: report what would have been done.
+    #[arg(long)]
+    pub(crate) audit: bool,
+}
+
+impl RuleArgs {
+    /// Every rule of the command line. Their order never matters.
+    pub(crate) fn rules(&self) -> Vec<RuleArgument> {
+        [&self.reject, &self.redirect, &self.allow].into_iter().flatten().cloned().collect()
+    }
+}
+
+fn parse_reject(text: &str) -> Result<RuleArgument, String> {
+    parse_rule(RuleKind::Reject, text)
+}
+
+fn parse_redirect(text: &str) -> Result<RuleArgument, String> {
+    parse_rule(RuleKind::Redirect, text)
+}
+
+fn parse_allow(text: &str) -> Result<RuleArgument, String> {
+    parse_rule(RuleKind::Allow, text)
+}
+
+fn parse_rule(kind: RuleKind, text: &str) -> Result<RuleArgument, String> {
+    RuleArgument::parse(kind, text).map_err(|error| error.to_string())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// How events are written.
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DebugArgs {
+    /// Show the kernel programs' own debug messages on stderr, down to this level.
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) bpf_log: Option<LogLevel>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// One aligned line a connect, for people.
+    Human,
+    /// One JSON object a line (docs/events.md).
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Events {
+    /// Connects that were rejected or redirected, or would have been in audit mode.
+    Acted,
+    /// Every governed connect.
+    All,
+    /// None.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for BpfLogLevel {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::Error,
+            LogLevel::Warn => Self::Warn,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
+        }
+    }
+}

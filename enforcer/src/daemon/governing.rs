@@ -1,0 +1,226 @@
+//! [`Governing`]: programs loaded and attached, events flowing into a hub.
+
+use std::{path::Path, time::Duration};
+
+use enforcer_common::{
+    binding::{Binding, EventsWanted, FLAG_HAS_INNER, FLAG_HAS_OUTER, LAYOUT_VERSION},
+    counters::Counters,
+    decide::Mode,
+};
+use rustix::thread::{MembarrierCommand, membarrier};
+
+use super::Plan;
+use crate::{
+    events::{
+        clock::{self, Clock},
+        decode::decode,
+        enrich::{CallerErrno, Catalog},
+        hub::{DEFAULT_CAPACITY, Hub, Subscription},
+    },
+    kernel::{Attachment, BpfLog, BpfLogLevel, EventRing, Kernel, KernelError, LoadOptions, Support},
+    targets::Cgroup,
+};
+
+/// How often the ring buffer is looked at. Programs submit without waking anybody (a wake-up costs the connecting
+/// thread 2.5 µs), so this bounds how late an event can be; at full rate the ring holds about 13 ms of connects.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Records taken from the ring buffer before something else gets a turn.
+const PUMP_AT_MOST: usize = 4_096;
+
+/// Pumps between two looks at the counters for lost events.
+const PUMPS_PER_LOSS_CHECK: u32 = 100;
+
+/// How to govern.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions {
+    /// Whether verdicts are carried out.
+    pub mode: Mode,
+    /// Which connects become events.
+    pub events: EventsWanted,
+    /// The programs' debug channel.
+    pub bpf_log: Option<BpfLogLevel>,
+    /// Size of the ring buffer.
+    pub ring_bytes: u32,
+}
+
+/// Cgroups being governed. Dropping it ends that, for all of them.
+pub struct Governing {
+    // Attachments are dropped first: while anything can still be judged, the maps are whole.
+    attached: Vec<Attached>,
+    targets: Vec<String>,
+    ring: Option<EventRing>,
+    log: Option<BpfLog>,
+    kernel: Kernel,
+    catalog: Catalog,
+    clock: Clock,
+    hub: Hub,
+    until_loss_check: u32,
+}
+
+struct Attached {
+    _attachment: Attachment,
+    cgroup: Cgroup,
+    target: String,
+}
+
+/// What was counted, at the end.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Each target, in the plan's order.
+    pub targets: Vec<TargetReport>,
+    /// Connects that met a cgroup without a binding: faults only.
+    pub unconfigured: Counters,
+}
+
+/// What was counted for one target.
+#[derive(Clone, Debug)]
+pub struct TargetReport {
+    /// Its name.
+    pub name: String,
+    /// Its counters, summed over CPUs.
+    pub counters: Counters,
+}
+
+impl Governing {
+    /// Loads the programs, installs the policies and attaches everything planned. When this returns, every
+    /// planned cgroup is governed.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses any part; then nothing stays attached.
+    pub fn start(support: &Support, plan: Plan, options: &StartOptions) -> Result<Self, KernelError> {
+        let load = LoadOptions {
+            ring_bytes: options.ring_bytes,
+            targets: u32::try_from(plan.targets.len()).unwrap_or(u32::MAX),
+            bpf_log: options.bpf_log,
+            fixed_policy: None,
+        };
+        let mut kernel = Kernel::load(support, &load)?;
+        let caller = if support.set_retval { CallerErrno::AsRuled } else { CallerErrno::AlwaysEperm };
+        let mut catalog = Catalog::new(caller);
+        let mut attached = Vec::new();
+        let mut names = Vec::new();
+        // Index 0 is what connects without a binding are counted under.
+        for (index, target) in (1u32..).zip(plan.targets) {
+            let from_boot_ns = clock::boot_now_ns();
+            let installed = kernel.install(&target.policy)?;
+            catalog.publish_rules(installed.generation, from_boot_ns, plan.rules.clone());
+            catalog.name_target(index, target.name.as_str());
+            for planned in target.cgroups {
+                let outer = if planned.has_outer { FLAG_HAS_OUTER } else { 0 };
+                let inner = if planned.has_inner { FLAG_HAS_INNER } else { 0 };
+                let binding = Binding {
+                    layout_version: LAYOUT_VERSION,
+                    policy_slot: installed.slot,
+                    cgroup_id: planned.cgroup.id(),
+                    target: index,
+                    mode: options.mode as u8,
+                    flags: outer | inner,
+                    events: options.events as u8,
+                    ..Binding::default()
+                };
+                catalog.name_cgroup(planned.cgroup.id(), planned.cgroup.path().to_string_lossy());
+                let attachment = kernel.attach(&planned.cgroup, binding)?;
+                attached.push(Attached {
+                    _attachment: attachment,
+                    cgroup: planned.cgroup,
+                    target: target.name.clone(),
+                });
+            }
+            names.push(target.name);
+        }
+        Ok(Self {
+            attached,
+            targets: names,
+            ring: kernel.take_ring(),
+            log: kernel.take_log(),
+            kernel,
+            catalog,
+            clock: Clock::new(),
+            hub: Hub::new(DEFAULT_CAPACITY),
+            until_loss_check: PUMPS_PER_LOSS_CHECK,
+        })
+    }
+
+    /// A stream of the events from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.hub.subscribe()
+    }
+
+    /// How many cgroups are governed.
+    #[must_use]
+    pub fn cgroups(&self) -> usize {
+        self.attached.len()
+    }
+
+    /// Moves waiting records from the ring buffer to the subscribers, a bounded number of them. Returns whether
+    /// more may be waiting.
+    ///
+    /// # Errors
+    ///
+    /// When the counters cannot be read.
+    pub fn pump(&mut self) -> Result<bool, KernelError> {
+        let Self { ring, hub, clock, catalog, .. } = self;
+        let taken = ring.as_mut().map_or(0, |ring| {
+            ring.drain(PUMP_AT_MOST, |bytes| match decode(bytes) {
+                Ok(record) => {
+                    let time = clock.timestamp(record.time_boot_ns);
+                    hub.publish(catalog.event(&record, time));
+                }
+                // A record nobody can read is a lost event like any other.
+                Err(_) => hub.lost(clock.now(), 1),
+            })
+        });
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        self.until_loss_check -= 1;
+        if self.until_loss_check == 0 {
+            self.tell_losses()?;
+        }
+        Ok(taken == PUMP_AT_MOST)
+    }
+
+    fn tell_losses(&mut self) -> Result<Vec<Counters>, KernelError> {
+        self.until_loss_check = PUMPS_PER_LOSS_CHECK;
+        let counters = self.kernel.counters()?;
+        let lost = counters.iter().map(|counters| counters.lost).sum();
+        self.hub.kernel_lost_total(self.clock.now(), lost);
+        Ok(counters)
+    }
+
+    /// Lets go of cgroups that were removed, and calls `gone` with the target's name and the path of each.
+    pub fn release_vanished(&mut self, mut gone: impl FnMut(&str, &Path)) {
+        self.attached.retain(|attached| {
+            let is_gone = attached.cgroup.is_gone();
+            if is_gone {
+                gone(&attached.target, attached.cgroup.path());
+            }
+            !is_gone
+        });
+    }
+
+    /// Detaches everything, waits for connects that are being judged, and delivers what is left. The streams
+    /// end after that.
+    ///
+    /// # Errors
+    ///
+    /// When the counters cannot be read. Everything is detached all the same.
+    pub fn finish(mut self) -> Result<Report, KernelError> {
+        self.attached.clear();
+        // A program may still be running on another CPU. MEMBARRIER_CMD_GLOBAL waits for an RCU grace period
+        // (kernel/sched/membarrier.c), under which programs run; a kernel with nohz_full refuses it, and then
+        // such a connect goes on unreported.
+        if let Err(error) = membarrier(MembarrierCommand::Global) {
+            log::debug!("cannot wait for running programs: {error}");
+        }
+        while self.pump()? {}
+        let mut counters = self.tell_losses()?.into_iter();
+        let unconfigured = counters.next().unwrap_or_default();
+        let targets =
+            self.targets.into_iter().zip(counters).map(|(name, counters)| TargetReport { name, counters });
+        Ok(Report { targets: targets.collect(), unconfigured })
+    }
+}

@@ -1,0 +1,39 @@
+//! What is to be governed by what.
+
+use std::sync::Arc;
+
+use crate::{
+    policy::{compiled::CompiledPolicy, rule::Rule},
+    targets::Cgroup,
+};
+
+/// One cgroup of a target.
+#[derive(Debug)]
+pub struct PlannedCgroup {
+    /// The cgroup, open.
+    pub cgroup: Cgroup,
+    /// Another planned cgroup lies above it.
+    pub has_outer: bool,
+    /// Another planned cgroup lies below it.
+    pub has_inner: bool,
+}
+
+/// One target with the policy of its groups.
+#[derive(Debug)]
+pub struct PlannedTarget {
+    /// What events call it.
+    pub name: String,
+    /// Its cgroups.
+    pub cgroups: Vec<PlannedCgroup>,
+    /// What governs them.
+    pub policy: Arc<CompiledPolicy>,
+}
+
+/// Everything that is to be governed.
+#[derive(Debug)]
+pub struct Plan {
+    /// The targets.
+    pub targets: Vec<PlannedTarget>,
+    /// The rules all the policies were compiled from; rule identifiers are indices into it.
+    pub rules: Arc<[Rule]>,
+}

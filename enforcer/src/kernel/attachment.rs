@@ -1,0 +1,99 @@
+//! Placing the programs on a cgroup, in the order that leaves no connect ungoverned or misjudged.
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData},
+    programs::{
+        CgroupAttachMode,
+        cgroup_sock_addr::{CgroupSockAddrLink, CgroupSockAddrLinkId},
+    },
+};
+use enforcer_common::binding::Binding;
+
+use super::{
+    KernelError,
+    loader::{self, CONNECT6, GETPEERNAME6},
+    plain::Plain,
+};
+use crate::targets::Cgroup;
+
+/// Name of the cgroup storage map.
+const BINDINGS: &str = "BINDINGS";
+
+/// The cgroup storage map, by cgroup id: one value for all our programs at a cgroup.
+#[derive(Debug)]
+pub(crate) struct Bindings(HashMap<MapData, u64, Plain<Binding>>);
+
+impl Bindings {
+    pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+        let data = loader::storage_map(ebpf, BINDINGS)?;
+        // Updates and look-ups of a storage map are the same bpf(2) commands as those of a hash map.
+        HashMap::try_from(Map::HashMap(data))
+            .map(Self)
+            .map_err(|source| error("find the expected key and value sizes", source))
+    }
+
+    /// Replaces the whole value; no program sees half of it.
+    fn write(&mut self, binding: Binding) -> Result<(), KernelError> {
+        self.0
+            .insert(binding.cgroup_id, Plain(binding), 0)
+            .map_err(|source| error("write the cgroup's binding", source))
+    }
+}
+
+fn error(operation: &'static str, source: aya::maps::MapError) -> KernelError {
+    KernelError::Map {
+        operation,
+        map: BINDINGS,
+        source: Box::new(source),
+    }
+}
+
+/// The programs at one cgroup. Dropping it detaches them.
+#[derive(Debug)]
+pub struct Attachment {
+    // Dropped in this order: judging ends before the storage it reads goes away.
+    connect6: CgroupSockAddrLink,
+    getpeername6: CgroupSockAddrLink,
+    cgroup_id: u64,
+}
+
+impl Attachment {
+    /// The governed cgroup.
+    #[must_use]
+    pub const fn cgroup_id(&self) -> u64 {
+        self.cgroup_id
+    }
+}
+
+/// getpeername6 first, because attaching it creates the cgroup's storage; then the binding; then connect6. The
+/// other way round a connect between attaching and writing meets a binding of zeroes.
+pub(crate) fn attach(
+    ebpf: &mut Ebpf,
+    bindings: &mut Bindings,
+    cgroup: &Cgroup,
+    binding: Binding,
+) -> Result<Attachment, KernelError> {
+    let getpeername6 = link(ebpf, GETPEERNAME6, cgroup)?;
+    bindings.write(binding)?;
+    let connect6 = link(ebpf, CONNECT6, cgroup)?;
+    Ok(Attachment {
+        connect6,
+        getpeername6,
+        cgroup_id: binding.cgroup_id,
+    })
+}
+
+fn link(ebpf: &mut Ebpf, name: &'static str, cgroup: &Cgroup) -> Result<CgroupSockAddrLink, KernelError> {
+    let failed = |source| KernelError::Attach {
+        program: name,
+        cgroup: cgroup.path().to_owned(),
+        source: Box::new(source),
+    };
+    let program = loader::program(ebpf, name)?;
+    // A bpf_link always allows others beside it; the flag for several is refused with links (EINVAL).
+    let id: CgroupSockAddrLinkId = program
+        .attach(cgroup.dir(), CgroupAttachMode::Single)
+        .map_err(failed)?;
+    program.take_link(id).map_err(failed)
+}

@@ -1,0 +1,120 @@
+//! What can go wrong between the controller and the kernel, and what a person can do about it.
+
+use std::{error::Error, io, path::PathBuf};
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use thiserror::Error;
+
+/// An operation on the kernel that failed. The cause is in [`source`](Error::source), never in the message.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// The object's maps could not be created, or the object not be read.
+    #[error("cannot create the BPF maps of {object}")]
+    Object {
+        /// Which object.
+        object: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<EbpfError>,
+    },
+    /// The kernel refused a program.
+    #[error("the kernel refused to load program {program}")]
+    Load {
+        /// Name of the program.
+        program: &'static str,
+        /// The cause, with the verifier's log.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object lacks something this controller expects: they were not built together.
+    #[error("the embedded eBPF object has no {kind} named {name}")]
+    Missing {
+        /// `program` or `map`.
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach program {program} to cgroup {}", cgroup.display())]
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// Path of the cgroup.
+        cgroup: PathBuf,
+        /// The cause.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A map operation failed.
+    #[error("cannot {operation} in map {map}")]
+    Map {
+        /// What was attempted.
+        operation: &'static str,
+        /// Name of the map.
+        map: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<MapError>,
+    },
+    /// A limit of this process could not be raised.
+    #[error("cannot raise the limit {limit}")]
+    Limit {
+        /// Name of the limit.
+        limit: &'static str,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// More policies or targets than the maps hold.
+    #[error("{what} {count} exceed the limit of {limit}")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many were asked for.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+impl KernelError {
+    /// What a person can do about it, where something can be done.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let errno = os_error(self)?;
+        let hint = match (self, errno) {
+            (Self::Attach { .. }, libc::EPERM) => {
+                "a program on a cgroup above may be attached exclusively; `bpftool cgroup tree` lists them"
+            }
+            (Self::Attach { .. }, libc::E2BIG) => "the kernel allows 64 programs at one cgroup",
+            (Self::Attach { .. }, libc::EBADF) => "the path is not a directory of the cgroup v2 hierarchy",
+            (_, libc::EPERM) => {
+                "enforcer needs root, or CAP_BPF and CAP_NET_ADMIN; inside a container also a seccomp profile \
+                 that allows bpf(2)"
+            }
+            (_, libc::ENOSYS) => "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)",
+            (Self::Load { .. }, libc::EINVAL) => {
+                "this kernel may be built without cgroup BPF (CONFIG_CGROUP_BPF)"
+            }
+            (_, libc::ENOMEM | libc::ENOSPC) => "the kernel is short of memory for BPF maps",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// The operating system's error number at the bottom of a chain of errors.
+fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(number) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
+            return Some(number);
+        }
+        next = error.source();
+    }
+    None
+}

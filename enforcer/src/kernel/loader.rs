@@ -1,0 +1,234 @@
+//! [`Kernel`]: the loaded programs and their maps.
+
+use std::sync::Arc;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData},
+    programs::CgroupSockAddr,
+};
+use enforcer_common::{binding::Binding, counters::Counters};
+
+use super::{
+    Attachment, BpfLog, BpfLogLevel, EventRing, Installed, KernelError, Support, attachment, counters,
+    objects, policies::Policies,
+};
+use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
+
+/// Name of the program at `cgroup/connect6`.
+pub(crate) const CONNECT6: &str = "enforcer_connect6";
+/// Name of the program at `cgroup/getpeername6`.
+pub(crate) const GETPEERNAME6: &str = "enforcer_getpeername6";
+
+/// Choices made at load.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Size of the ring buffer, a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// How many targets have counters of their own; indices 1 … `targets` are theirs.
+    pub targets: u32,
+    /// How much the programs say on their debug channel; `None` compiles it out.
+    pub bpf_log: Option<BpfLogLevel>,
+    /// Policy slot that governs whatever the binding says, for an instance that works without a controller.
+    pub fixed_policy: Option<u32>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 1 << 20,
+            targets: 1,
+            bpf_log: None,
+            fixed_policy: None,
+        }
+    }
+}
+
+/// The loaded programs with their maps. Dropping it leaves attachments that are still held in place.
+pub struct Kernel {
+    ebpf: Ebpf,
+    policies: Policies,
+    bindings: attachment::Bindings,
+    counters: counters::CounterMap,
+    ring: Option<EventRing>,
+    log: Option<BpfLog>,
+}
+
+impl Kernel {
+    /// Creates the maps and loads the programs. Nothing is attached yet.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map or a program.
+    pub fn load(support: &Support, options: &LoadOptions) -> Result<Self, KernelError> {
+        raise_limits()?;
+        let has_set_retval = u32::from(support.set_retval);
+        let has_comm = u32::from(support.comm);
+        let has_v6only = u32::from(support.v6only_mask.is_some());
+        let v6only_mask = u32::from(support.v6only_mask.unwrap_or(0));
+        let fixed_policy = options.fixed_policy.unwrap_or(0);
+        let log_level = options.bpf_log.map_or(0, BpfLogLevel::raw);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("HAS_SET_RETVAL", &has_set_retval, true)
+            .override_global("HAS_COMM", &has_comm, true)
+            .override_global("HAS_V6ONLY", &has_v6only, true)
+            .override_global("V6ONLY_MASK", &v6only_mask, true)
+            .override_global("FIXED_POLICY", &fixed_policy, true)
+            .override_global(aya_log::LEVEL, &log_level, true)
+            .map_max_entries("EVENTS", options.ring_bytes)
+            .map_max_entries("COUNTERS", options.targets.saturating_add(1))
+            .load(objects::programs())
+            .map_err(|source| KernelError::Object {
+                object: "the programs",
+                source: Box::new(source),
+            })?;
+        for name in [GETPEERNAME6, CONNECT6] {
+            program(&mut ebpf, name)?
+                .load()
+                .map_err(|source| KernelError::Load {
+                    program: name,
+                    source: Box::new(source),
+                })?;
+        }
+        Ok(Self {
+            policies: Policies::new(&mut ebpf)?,
+            bindings: attachment::Bindings::new(&mut ebpf)?,
+            counters: counters::CounterMap::new(&mut ebpf)?,
+            ring: Some(EventRing::new(&mut ebpf)?),
+            log: options.bpf_log.map(|_| BpfLog::new(&mut ebpf)).transpose()?,
+            ebpf,
+        })
+    }
+
+    /// Makes a compiled policy available to attachments. Equal policies are one.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be created or filled; nothing points to a policy that is not whole.
+    pub fn install(&mut self, policy: &Arc<CompiledPolicy>) -> Result<Installed, KernelError> {
+        self.policies.install(policy)
+    }
+
+    /// Governs a cgroup and everything below it, from the moment this returns until the attachment is
+    /// dropped. No connect of the cgroup ever meets an attachment without its binding.
+    ///
+    /// # Errors
+    ///
+    /// When a program cannot be attached or the binding not be written; then nothing stays attached.
+    pub fn attach(&mut self, cgroup: &Cgroup, binding: Binding) -> Result<Attachment, KernelError> {
+        attachment::attach(&mut self.ebpf, &mut self.bindings, cgroup, binding)
+    }
+
+    /// Counters of every target, summed over CPUs, by target index; index 0 counts connects that met a
+    /// cgroup without a binding.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<Counters>, KernelError> {
+        self.counters.read()
+    }
+
+    /// The reader of events, once.
+    pub const fn take_ring(&mut self) -> Option<EventRing> {
+        self.ring.take()
+    }
+
+    /// The reader of the debug channel, once, where one was asked for.
+    pub const fn take_log(&mut self) -> Option<BpfLog> {
+        self.log.take()
+    }
+
+    /// How many instructions the verifier walked for each program, where the kernel tells (5.16 and later).
+    #[must_use]
+    pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
+        [GETPEERNAME6, CONNECT6]
+            .into_iter()
+            .map(|name| {
+                let info = self.ebpf.program(name).and_then(|program| program.info().ok());
+                (name, info.and_then(|info| info.verified_instruction_count()))
+            })
+            .collect()
+    }
+}
+
+/// A program of the object, by name.
+pub(crate) fn program<'e>(
+    ebpf: &'e mut Ebpf,
+    name: &'static str,
+) -> Result<&'e mut CgroupSockAddr, KernelError> {
+    let missing = KernelError::Missing {
+        kind: "program",
+        name,
+    };
+    let program = ebpf.program_mut(name).ok_or(missing)?;
+    program.try_into().map_err(|source| KernelError::Load {
+        program: name,
+        source: Box::new(source),
+    })
+}
+
+/// A map of the object, taken out of it, by name.
+pub(crate) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name)
+        .ok_or(KernelError::Missing { kind: "map", name })
+}
+
+/// A map of the object as its type.
+pub(crate) fn typed_map<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, KernelError>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    take_map(ebpf, name)?
+        .try_into()
+        .map_err(|source| KernelError::Map {
+            operation: "find the expected type",
+            map: name,
+            source: Box::new(source),
+        })
+}
+
+/// The storage map under a type with a plain `u64` key; aya's own knows only the longer key.
+pub(crate) fn storage_map(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
+    match take_map(ebpf, name)? {
+        Map::CgroupStorage(data) => Ok(data),
+        _ => Err(KernelError::Missing {
+            kind: "cgroup storage map",
+            name,
+        }),
+    }
+}
+
+/// Raises the limits enforcer runs into: locked memory, by which kernels before 5.11 account BPF maps, and
+/// open files, of which every governed cgroup takes three.
+pub(crate) fn raise_limits() -> Result<(), KernelError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if setrlimit(Resource::Memlock, unlimited).is_err() {
+        // Without CAP_SYS_RESOURCE the soft limit still goes up to the hard one. Newer kernels do not need it,
+        // so only a load that then fails is an error.
+        let hard = getrlimit(Resource::Memlock).maximum;
+        let raised = Rlimit {
+            current: hard,
+            maximum: hard,
+        };
+        if let Err(error) = setrlimit(Resource::Memlock, raised) {
+            ::log::debug!("cannot raise RLIMIT_MEMLOCK: {error}");
+        }
+    }
+    let files = getrlimit(Resource::Nofile);
+    if files.current != files.maximum {
+        let raised = Rlimit {
+            current: files.maximum,
+            maximum: files.maximum,
+        };
+        setrlimit(Resource::Nofile, raised).map_err(|source| KernelError::Limit {
+            limit: "RLIMIT_NOFILE",
+            source: source.into(),
+        })?;
+    }
+    Ok(())
+}
