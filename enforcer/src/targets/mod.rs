@@ -1,1 +1,32 @@
-//! (room under construction)
+//! From the names of workloads to the cgroups they are: found, opened, waited for, and made for a command.
+//!
+//! [`hierarchy`] finds the cgroup v2 tree, [`cgroup`] opens one in it, [`pid`] goes from a process to its
+//! cgroup; [`resolve`] puts them together into targets, [`wait`] follows those that come and go, [`child`]
+//! makes one for a command. This room attaches nothing, knows no policy, and prints nothing.
+
+pub mod hierarchy;
+
+pub mod cgroup;
+
+pub mod pid;
+
+pub mod resolve;
+
+mod watch;
+
+pub mod wait;
+
+pub mod child;
+
+#[cfg(test)]
+pub(crate) mod test_support;
+
+pub use self::{
+    cgroup::{Cgroup, CgroupError},
+    child::{ExecCgroup, ExecCgroupError},
+    hierarchy::{Hierarchy, HierarchyError},
+    pid::PidError,
+    resolve::{Nesting, Note, Request, ResolveError, ResolvedTarget, Selector},
+    wait::{VanishWatch, WaitError},
+    watch::WatchError,
+};

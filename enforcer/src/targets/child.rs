@@ -1,0 +1,410 @@
+//! A cgroup for one command: made below the caller's own, left behind empty-handed.
+//!
+//! Whatever the command leaves running is moved to the caller's cgroup, never ended: that is not this tool's
+//! to decide. Running the command is the caller's business; this file only gets it into the cgroup.
+
+use std::{
+    collections::BTreeSet,
+    fmt, fs, io,
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+use super::{
+    cgroup::{Cgroup, CgroupError, descendants, fd_path, read_processes},
+    hierarchy::Hierarchy,
+    pid::{self, PidError},
+};
+
+/// How long [`ExecCgroup::close`] goes on emptying the cgroup before it gives up.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long one wait for the cgroup to become empty lasts before its processes are listed again: those that
+/// were forked meanwhile are not announced.
+const RELEASE_ROUND: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// Names tried where earlier ones are taken, by a killed enforcer or one in another PID namespace.
+const NAMES_TRIED: usize = 1_000;
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// The cgroup of one command. Dropping it does what [`close`](Self::close) does, and logs what fails.
+#[derive(Debug)]
+pub struct ExecCgroup {
+    cgroup: Cgroup,
+    /// The directory in the file system, for removing it.
+    directory: PathBuf,
+    /// The caller's cgroup, where survivors go.
+    home: Cgroup,
+    detour: Option<Detour>,
+    is_released: bool,
+}
+
+/// Why the cgroup does not lie directly below the caller's.
+#[derive(Debug)]
+pub struct Detour {
+    /// The caller's cgroup.
+    pub from: PathBuf,
+    /// The cgroup it lies below instead, relative to the mount.
+    pub under: PathBuf,
+    /// What stood in the way; `None` where the caller's cgroup cannot be seen from here.
+    pub because: Option<io::Error>,
+}
+
+impl fmt::Display for Detour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the command runs below cgroup {}, not below {}: ",
+            self.under.display(),
+            self.from.display()
+        )?;
+        match &self.because {
+            Some(error) => write!(f, "{error}"),
+            None => f.write_str("that one is outside what the cgroup v2 mount shows"),
+        }?;
+        f.write_str("; resource limits set on the caller's cgroup do not hold for it")
+    }
+}
+
+/// What was left when the command had ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// Processes that outlived the command and were moved.
+    pub moved: usize,
+}
+
+/// Why a command cannot be given a cgroup, or the cgroup not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecCgroupError {
+    /// The caller's own cgroup is unknown.
+    #[error("cannot find out which cgroup this process is in")]
+    Own(#[source] PidError),
+    /// No cgroup could be made, neither below the caller's nor below any above it.
+    #[error("cannot make a cgroup below {}", parent.display())]
+    Create {
+        /// The cgroup tried first, relative to the mount.
+        parent: PathBuf,
+        /// The kernel's answer there.
+        #[source]
+        source: io::Error,
+    },
+    /// A cgroup cannot be opened.
+    #[error("cannot open a cgroup for the command")]
+    Open(#[source] CgroupError),
+    /// Processes cannot be put into the new cgroup.
+    #[error("cannot open {} for writing", path.display())]
+    Join {
+        /// The `cgroup.procs` file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// It could not be emptied or removed in time.
+    #[error("cannot remove cgroup {} ({remaining} processes remain)", path.display())]
+    Release {
+        /// Relative to the mount.
+        path: PathBuf,
+        /// Processes still in it.
+        remaining: usize,
+        /// Processes that were moved to the caller's cgroup.
+        moved: usize,
+        /// The last refusal.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ExecCgroupError {
+    /// What the person can do about it, if anything.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Own(source) => source.hint(),
+            Self::Open(source) => source.hint(),
+            Self::Create { source, .. } => match source.raw_os_error().map(Errno::from_raw_os_error)? {
+                Errno::ACCESS | Errno::PERM => Some("run as root (`sudo enforcer exec …`)".to_owned()),
+                Errno::ROFS => Some(
+                    "the cgroup file system is mounted read-only, as in most containers: run enforcer on the host"
+                        .to_owned(),
+                ),
+                Errno::AGAIN => Some(
+                    "a limit of the cgroup tree is reached: see cgroup.max.descendants and cgroup.max.depth".to_owned(),
+                ),
+                _ => None,
+            },
+            Self::Join { .. } => Some("run as root (`sudo enforcer exec …`)".to_owned()),
+            Self::Release { path, .. } => Some(format!(
+                "move them with `echo PID > …/cgroup.procs`, then `rmdir` {} below the cgroup v2 mount",
+                path.display()
+            )),
+        }
+    }
+}
+
+impl ExecCgroup {
+    /// Makes a cgroup `enforcer-exec-<pid>-<n>` below the caller's own.
+    ///
+    /// A new cgroup has no controllers of its own, so a process may join it wherever the caller may be. Where
+    /// the caller's cgroup takes no child (it was removed, it may not be written, a limit is reached), the
+    /// nearest cgroup above that does is taken and [`detour`](Self::detour) tells. Survivors go to the
+    /// caller's cgroup in any case.
+    ///
+    /// # Errors
+    ///
+    /// [`ExecCgroupError`]; nothing is left behind then.
+    pub fn create(hierarchy: &Hierarchy) -> Result<Self, ExecCgroupError> {
+        let own = match pid::own_cgroup_path() {
+            Ok(path) | Err(PidError::CgroupRemoved { path, .. }) => path,
+            Err(error) => return Err(ExecCgroupError::Own(error)),
+        };
+        Self::create_for(hierarchy, &own)
+    }
+
+    /// As [`create`](Self::create), for a caller in the cgroup `own`, named as its cgroup namespace does.
+    fn create_for(hierarchy: &Hierarchy, own: &Path) -> Result<Self, ExecCgroupError> {
+        let located = hierarchy.locate(own);
+        let start = located.as_deref().unwrap_or(Path::new("/"));
+        let mut obstacle = None;
+        for parent in start.ancestors() {
+            let made = match make_below(&hierarchy.absolute(parent)) {
+                Ok(made) => made,
+                Err(source) => {
+                    obstacle.get_or_insert(source);
+                    continue;
+                }
+            };
+            let is_detour = parent != start || located.is_none();
+            let detour = is_detour.then(|| Detour {
+                from: own.to_owned(),
+                under: parent.to_owned(),
+                because: obstacle.take(),
+            });
+            return Self::open(hierarchy, made.clone(), start, detour).inspect_err(|_| {
+                // Just made and nobody is in it; the error is what matters.
+                let _ = fs::remove_dir(&made);
+            });
+        }
+        Err(ExecCgroupError::Create {
+            parent: start.to_owned(),
+            source: obstacle.unwrap_or_else(|| Errno::NOENT.into()),
+        })
+    }
+
+    fn open(
+        hierarchy: &Hierarchy,
+        directory: PathBuf,
+        home: &Path,
+        detour: Option<Detour>,
+    ) -> Result<Self, ExecCgroupError> {
+        let home = home
+            .ancestors()
+            .map(|path| Cgroup::open_relative(hierarchy, path))
+            .reduce(|nearest, above| nearest.or(above))
+            .unwrap_or_else(|| Cgroup::open_relative(hierarchy, Path::new("/")))
+            .map_err(ExecCgroupError::Open)?;
+        let below = directory
+            .strip_prefix(hierarchy.mount_point())
+            .unwrap_or(&directory);
+        let cgroup = Cgroup::open_relative(hierarchy, below).map_err(ExecCgroupError::Open)?;
+        Ok(Self {
+            cgroup,
+            directory,
+            home,
+            detour,
+            is_released: false,
+        })
+    }
+
+    /// The cgroup, to attach to.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Set where the cgroup does not lie directly below the caller's.
+    #[must_use]
+    pub fn detour(&self) -> Option<&Detour> {
+        self.detour.as_ref()
+    }
+
+    /// Makes the command's process join the cgroup before it executes the program, so that not one of its
+    /// sockets is made outside.
+    ///
+    /// It holds for users that the command changes to as well: the kernel judges by who opened the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ExecCgroupError::Join`]. What fails in the new process itself is what `spawn` returns.
+    pub fn join_on_spawn(&self, command: &mut Command) -> Result<(), ExecCgroupError> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let procs =
+            rustix::fs::openat(&self.cgroup, "cgroup.procs", flags, Mode::empty()).map_err(|errno| {
+                ExecCgroupError::Join {
+                    path: self.directory.join("cgroup.procs"),
+                    source: errno.into(),
+                }
+            })?;
+        let join = move || -> io::Result<()> {
+            // "0" is whoever writes.
+            rustix::io::write(&procs, b"0")?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed. `join` makes one write(2) on a
+        // descriptor that the parent opened, and turns an errno into an `io::Error`, which allocates nothing.
+        unsafe { command.pre_exec(join) };
+        Ok(())
+    }
+
+    /// Moves what is still running in the cgroup, and in cgroups made below it, to the caller's; removes them all.
+    ///
+    /// Blocks while processes exit, for at most five seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`ExecCgroupError::Release`] where it is not empty by then.
+    pub fn close(mut self) -> Result<Released, ExecCgroupError> {
+        self.release()
+    }
+
+    fn release(&mut self) -> Result<Released, ExecCgroupError> {
+        self.is_released = true;
+        let deadline = Instant::now() + RELEASE_LIMIT;
+        let mut moved = BTreeSet::new();
+        loop {
+            let mut directories = descendants(&self.directory, usize::MAX);
+            directories.insert(0, self.directory.clone());
+            let mut refusal = None;
+            // Depth first: a directory is removed after those in it.
+            for directory in directories.iter().rev() {
+                for pid in read_processes(directory).unwrap_or_default() {
+                    match self.send_home(pid) {
+                        Ok(true) => {
+                            moved.insert(pid);
+                        }
+                        Ok(false) => {}
+                        Err(source) => refusal = Some(source),
+                    }
+                }
+                match fs::remove_dir(directory) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        refusal.get_or_insert(source);
+                    }
+                    _ => {}
+                }
+            }
+            match refusal {
+                _ if self.cgroup.is_gone() => return Ok(Released { moved: moved.len() }),
+                Some(source) if Instant::now() >= deadline => {
+                    return Err(ExecCgroupError::Release {
+                        path: self.cgroup.path().to_owned(),
+                        remaining: self.cgroup.count_processes().unwrap_or(0),
+                        moved: moved.len(),
+                        source,
+                    });
+                }
+                _ => self.wait_until_empty(),
+            }
+        }
+    }
+
+    /// Moves a process to the caller's cgroup; should that take none any more, because controllers were
+    /// enabled for its children, to the nearest above it that does. `false` if the process has ended.
+    fn send_home(&self, pid: u32) -> io::Result<bool> {
+        let mut directory = fd_path(self.home.as_fd());
+        let mut refusal = None;
+        loop {
+            match fs::OpenOptions::new()
+                .write(true)
+                .open(directory.join("cgroup.procs"))
+                .and_then(|mut procs| io::Write::write_all(&mut procs, pid.to_string().as_bytes()))
+            {
+                Ok(()) => return Ok(true),
+                Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(false),
+                // Above the top of the mount there is no such file.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && refusal.is_some() => {
+                    return Err(refusal.unwrap_or(error));
+                }
+                Err(error) => {
+                    refusal.get_or_insert(error);
+                }
+            }
+            directory.push("..");
+        }
+    }
+
+    /// Waits a moment for the kernel to announce that the last process has left.
+    fn wait_until_empty(&self) {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let Ok(events) = rustix::fs::openat(&self.cgroup, "cgroup.events", flags, Mode::empty()) else {
+            return;
+        };
+        // Whether anything comes of it, the caller finds out by trying again.
+        let mut arm = [0; 128];
+        let _ = rustix::io::pread(&events, &mut arm, 0);
+        let _ = rustix::event::poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&RELEASE_ROUND));
+    }
+}
+
+impl Drop for ExecCgroup {
+    fn drop(&mut self) {
+        if !self.is_released
+            && let Err(error) = self.release()
+        {
+            let cause = std::error::Error::source(&error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            log::warn!("{error}: {cause}");
+        }
+    }
+}
+
+/// Makes a cgroup with a name that is free, ready to be joined.
+fn make_below(parent: &Path) -> io::Result<PathBuf> {
+    let mut taken = None;
+    for _ in 0..NAMES_TRIED {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = parent.join(format!("enforcer-exec-{}-{number}", std::process::id()));
+        match fs::create_dir(&directory) {
+            Ok(()) => {
+                return match make_joinable(&directory) {
+                    Ok(()) => Ok(directory),
+                    Err(error) => {
+                        let _ = fs::remove_dir(&directory);
+                        Err(error)
+                    }
+                };
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(taken.unwrap_or_else(|| Errno::EXIST.into()))
+}
+
+/// Below a threaded cgroup a new one is no valid domain and takes nobody until it is threaded as well
+/// (cgroup-v2.rst, "Threads").
+fn make_joinable(directory: &Path) -> io::Result<()> {
+    let kind = directory.join("cgroup.type");
+    if fs::read_to_string(&kind)?.trim_end() == "domain invalid" {
+        fs::write(&kind, "threaded")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "child_tests.rs"]
+mod tests;

@@ -1,0 +1,450 @@
+//! From what a person named to the cgroups it means, and how those lie to each other.
+//!
+//! Resolving happens once, now; waiting for what is not there yet is [`super::wait`]'s.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+use enforcer_common::{
+    binding::{FLAG_HAS_INNER, FLAG_HAS_OUTER},
+    clause::MAX_CGROUPS,
+};
+
+use super::{
+    cgroup::{Cgroup, CgroupError},
+    hierarchy::Hierarchy,
+    pid::{self, PidError},
+};
+
+/// How a target was named.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Selector {
+    /// By the path of its cgroup; see [`Cgroup::open`] for how that is read.
+    Cgroup(PathBuf),
+    /// By a process: the cgroup it is in, with everyone else in it.
+    Pid(u32),
+}
+
+impl Selector {
+    /// Whether this asks for the root cgroup by its name, `/`. No other way of meaning it is accepted.
+    #[must_use]
+    pub fn names_root(&self) -> bool {
+        matches!(self, Self::Cgroup(path) if path == Path::new("/"))
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+            Self::Pid(pid) => write!(f, "pid {pid}"),
+        }
+    }
+}
+
+/// A target to resolve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What messages and events call it.
+    pub name: String,
+    /// How it was named.
+    pub selector: Selector,
+}
+
+/// A target and what it turned out to be.
+#[derive(Debug)]
+pub struct ResolvedTarget {
+    /// As in the request.
+    pub name: String,
+    /// As in the request.
+    pub selector: Selector,
+    /// The cgroups to attach to. Empty where another target has them all already: a note says so.
+    pub cgroups: Vec<Cgroup>,
+    /// What a person should be told.
+    pub notes: Vec<Note>,
+}
+
+/// Something worth saying about a target that is not an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A process was named: everyone in its cgroup is governed.
+    Company {
+        /// The process named.
+        pid: u32,
+        /// Its cgroup, relative to the v2 mount.
+        cgroup: PathBuf,
+        /// Processes in it and below it, the named one included.
+        processes: usize,
+    },
+    /// An earlier target is the same cgroup; this one adds nothing.
+    SameCgroup {
+        /// The cgroup, relative to the v2 mount.
+        cgroup: PathBuf,
+        /// Index of the target that has it, in the order given.
+        target: usize,
+        /// Name of that target.
+        name: String,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Company {
+                pid,
+                cgroup,
+                processes,
+            } => write!(
+                f,
+                "pid {pid} is in cgroup {}: governs {processes} process{}",
+                cgroup.display(),
+                if *processes == 1 { "" } else { "es" }
+            ),
+            Self::SameCgroup {
+                cgroup,
+                target: _,
+                name,
+            } => {
+                write!(
+                    f,
+                    "cgroup {} is already governed as target {name}; resolved once",
+                    cgroup.display()
+                )
+            }
+        }
+    }
+}
+
+/// Why a target cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// Its cgroup cannot be opened.
+    #[error("cannot resolve target {target}")]
+    Cgroup {
+        /// Name of the target.
+        target: String,
+        /// Why.
+        #[source]
+        source: CgroupError,
+    },
+    /// Its process does not lead to a cgroup.
+    #[error("cannot resolve target {target}")]
+    Pid {
+        /// Name of the target.
+        target: String,
+        /// Why.
+        #[source]
+        source: PidError,
+    },
+    /// Its processes cannot be counted, which a cgroup that goes away just now can cause.
+    #[error("cannot list the processes of target {target} in cgroup {}", cgroup.display())]
+    Count {
+        /// Name of the target.
+        target: String,
+        /// Its cgroup, relative to the v2 mount.
+        cgroup: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// It is the root cgroup, and that was not asked for by its name.
+    #[error("target {target} ({selector}) is the root cgroup: every process of this host would be governed")]
+    Root {
+        /// Name of the target.
+        target: String,
+        /// How it was named.
+        selector: Selector,
+    },
+    /// There are more cgroups than one controller attaches to.
+    #[error("the targets are {found} cgroups, and at most {MAX_CGROUPS} can be governed")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+    },
+}
+
+impl ResolveError {
+    /// What the person can do about it, if anything.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Cgroup { source, .. } => source.hint(),
+            Self::Pid { source, .. } => source.hint(),
+            Self::Count { .. } => None,
+            Self::Root { .. } => Some(
+                "start the program with `enforcer exec`, or give it a cgroup of its own; \
+                 if the whole host is meant, write `--cgroup /` (in a policy file `cgroup = \"/\"`)"
+                    .to_owned(),
+            ),
+            Self::TooMany { .. } => {
+                Some("govern a cgroup above them: those below it are included".to_owned())
+            }
+        }
+    }
+}
+
+/// Resolves one target.
+///
+/// # Errors
+///
+/// [`ResolveError`] where it is not there, is no cgroup, or is the root cgroup without having been asked for
+/// as `/`.
+pub fn resolve_one(hierarchy: &Hierarchy, request: &Request) -> Result<ResolvedTarget, ResolveError> {
+    let target = || request.name.clone();
+    let (cgroup, process) = match &request.selector {
+        Selector::Cgroup(path) => (
+            Cgroup::open(hierarchy, path).map_err(|source| ResolveError::Cgroup {
+                target: target(),
+                source,
+            })?,
+            None,
+        ),
+        Selector::Pid(pid) => (
+            pid::cgroup_of(hierarchy, *pid).map_err(|source| ResolveError::Pid {
+                target: target(),
+                source,
+            })?,
+            Some(*pid),
+        ),
+    };
+    if cgroup.is_root() && !request.selector.names_root() {
+        return Err(ResolveError::Root {
+            target: target(),
+            selector: request.selector.clone(),
+        });
+    }
+    let mut notes = Vec::new();
+    if let Some(pid) = process {
+        let processes = cgroup.count_processes().map_err(|source| ResolveError::Count {
+            target: target(),
+            cgroup: cgroup.path().to_owned(),
+            source,
+        })?;
+        notes.push(Note::Company {
+            pid,
+            cgroup: cgroup.path().to_owned(),
+            processes,
+        });
+    }
+    Ok(ResolvedTarget {
+        name: target(),
+        selector: request.selector.clone(),
+        cgroups: vec![cgroup],
+        notes,
+    })
+}
+
+/// Resolves all targets, or says of each that cannot be why.
+///
+/// # Errors
+///
+/// Every target's error, in the order given; or [`ResolveError::TooMany`] alone.
+pub fn resolve(
+    hierarchy: &Hierarchy,
+    requests: &[Request],
+) -> Result<Vec<ResolvedTarget>, Vec<ResolveError>> {
+    let mut targets = Vec::with_capacity(requests.len());
+    let mut errors = Vec::new();
+    for request in requests {
+        match resolve_one(hierarchy, request) {
+            Ok(target) => targets.push(target),
+            Err(error) => errors.push(error),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    settle(&mut targets).map_err(|error| vec![error])?;
+    Ok(targets)
+}
+
+/// Makes targets that were resolved one by one fit together: a cgroup that several name stays with the first
+/// of them, and the others get a note.
+///
+/// The targets keep their places. Whether a later one wanted other rules for the same cgroup is the caller's
+/// to judge, from [`Note::SameCgroup`].
+///
+/// # Errors
+///
+/// [`ResolveError::TooMany`].
+pub fn settle(targets: &mut [ResolvedTarget]) -> Result<(), ResolveError> {
+    let mut owners: HashMap<u64, (usize, String)> = HashMap::new();
+    for (index, target) in targets.iter_mut().enumerate() {
+        let ResolvedTarget {
+            name, cgroups, notes, ..
+        } = target;
+        cgroups.retain(|cgroup| {
+            let (owner, owner_name) = owners.entry(cgroup.id()).or_insert_with(|| (index, name.clone()));
+            let is_first = *owner == index;
+            if !is_first {
+                notes.push(Note::SameCgroup {
+                    cgroup: cgroup.path().to_owned(),
+                    target: *owner,
+                    name: owner_name.clone(),
+                });
+            }
+            is_first
+        });
+    }
+    if owners.len() > MAX_CGROUPS as usize {
+        return Err(ResolveError::TooMany { found: owners.len() });
+    }
+    Ok(())
+}
+
+/// How one governed cgroup lies to the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nesting {
+    /// Another one lies above it.
+    pub has_outer: bool,
+    /// Another one lies below it.
+    pub has_inner: bool,
+}
+
+impl Nesting {
+    /// As flags of a [`Binding`](enforcer_common::binding::Binding).
+    #[must_use]
+    pub fn flags(self) -> u8 {
+        let mut flags = 0;
+        if self.has_outer {
+            flags |= FLAG_HAS_OUTER;
+        }
+        if self.has_inner {
+            flags |= FLAG_HAS_INNER;
+        }
+        flags
+    }
+}
+
+/// How governed cgroups nest, given their paths relative to the mount; one answer each, in the same order.
+/// Paths are compared by whole names: `/a` is not above `/ab`. A path given twice is not above itself.
+#[must_use]
+pub fn nesting(paths: &[&Path]) -> Vec<Nesting> {
+    let all: HashSet<&Path> = paths.iter().copied().collect();
+    let mut with_inner: HashSet<&Path> = HashSet::new();
+    for path in &all {
+        with_inner.extend(path.ancestors().skip(1).filter(|above| all.contains(above)));
+    }
+    paths
+        .iter()
+        .map(|path| Nesting {
+            has_outer: path.ancestors().skip(1).any(|above| all.contains(above)),
+            has_inner: with_inner.contains(path),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::targets::test_support::{Scratch, is_root};
+
+    fn request(name: &str, selector: Selector) -> Request {
+        Request {
+            name: name.to_owned(),
+            selector,
+        }
+    }
+
+    fn flags(paths: &[&str]) -> Vec<u8> {
+        let paths: Vec<&Path> = paths.iter().map(Path::new).collect();
+        nesting(&paths).into_iter().map(Nesting::flags).collect()
+    }
+
+    #[test]
+    fn nesting_goes_by_whole_names() {
+        let both = FLAG_HAS_INNER | FLAG_HAS_OUTER;
+        assert_eq!(
+            flags(&["/a", "/ab", "/a/b/c", "/a/b"]),
+            [FLAG_HAS_INNER, 0, FLAG_HAS_OUTER, both]
+        );
+        assert_eq!(flags(&["/a/b", "/"]), [FLAG_HAS_OUTER, FLAG_HAS_INNER]);
+        assert_eq!(flags(&["/a", "/a"]), [0, 0]);
+        assert_eq!(flags(&[]), []);
+    }
+
+    #[test]
+    fn nesting_skips_levels() {
+        assert_eq!(flags(&["/a", "/a/b/c/d"]), [FLAG_HAS_INNER, FLAG_HAS_OUTER]);
+    }
+
+    #[test]
+    fn root_must_be_asked_for_by_name() {
+        let hierarchy = Hierarchy::find().unwrap();
+        let by_name = request("all", Selector::Cgroup("/".into()));
+        assert!(resolve_one(&hierarchy, &by_name).unwrap().cgroups[0].is_root());
+        for other in ["", ".", "/.", hierarchy.mount_point().to_str().unwrap()] {
+            let selector = Selector::Cgroup(other.into());
+            if selector.names_root() {
+                continue; // `/.` is `/` to everybody.
+            }
+            let error = resolve_one(&hierarchy, &request("all", selector)).unwrap_err();
+            assert!(matches!(error, ResolveError::Root { .. }), "{other:?}: {error:?}");
+            assert!(error.hint().unwrap().contains("exec"));
+        }
+    }
+
+    #[test]
+    fn every_target_that_is_missing_is_named() {
+        let hierarchy = Hierarchy::find().unwrap();
+        let errors = resolve(
+            &hierarchy,
+            &[
+                request("one", Selector::Cgroup("/enforcer-not-there-1".into())),
+                request("all", Selector::Cgroup("/".into())),
+                request("two", Selector::Pid(0)),
+            ],
+        )
+        .unwrap_err();
+        assert!(
+            matches!(&errors[..], [ResolveError::Cgroup { target: one, .. }, ResolveError::Pid { target: two, .. }] if one == "one" && two == "two")
+        );
+    }
+
+    #[test]
+    fn same_cgroup_twice_is_resolved_once_and_said() {
+        if !is_root("targets::resolve::same_cgroup_twice_is_resolved_once_and_said") {
+            return;
+        }
+        let mut scratch = Scratch::new("same");
+        let pid = scratch.spawn_sleeper();
+        let below = scratch.child("below");
+        let hierarchy = Hierarchy::find().unwrap();
+        let targets = resolve(
+            &hierarchy,
+            &[
+                request("web", Selector::Cgroup(scratch.path().to_owned())),
+                request("web by pid", Selector::Pid(pid)),
+                request("inner", Selector::Cgroup(below.path().to_owned())),
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            targets.iter().map(|it| it.cgroups.len()).collect::<Vec<_>>(),
+            [1, 0, 1]
+        );
+        let [company, same] = &targets[1].notes[..] else {
+            panic!("{:?}", targets[1].notes)
+        };
+        assert!(company.to_string().contains("governs 1 process"), "{company}");
+        assert!(
+            matches!(same, Note::SameCgroup { target: 0, name, .. } if name == "web"),
+            "{same:?}"
+        );
+        let paths: Vec<&Path> = targets
+            .iter()
+            .flat_map(|it| &it.cgroups)
+            .map(Cgroup::path)
+            .collect();
+        assert_eq!(
+            nesting(&paths)
+                .into_iter()
+                .map(Nesting::flags)
+                .collect::<Vec<_>>(),
+            [FLAG_HAS_INNER, FLAG_HAS_OUTER]
+        );
+    }
+}
