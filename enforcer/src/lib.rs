@@ -2,7 +2,8 @@
 //!
 //! Rooms, in the order data flows through them: [`policy`] turns text into a compiled policy, [`targets`]
 //! turns names of workloads into cgroups, [`kernel`] loads the programs and applies both, [`events`] turns
-//! the kernel's records into events, [`sinks`] show them. [`commands`] puts the rooms together, one verb each.
+//! the kernel's records into events, [`sinks`] show them, and
+//! [`daemon`] keeps it all going. [`commands`] puts the rooms together, one verb each.
 //!
 //! Dependency rule, kept by a test: only [`kernel`] names aya, only [`commands`] uses anyhow, only [`sinks`]
 //! and [`commands`] print.
@@ -16,5 +17,7 @@ pub mod kernel;
 pub mod events;
 
 pub mod sinks;
+
+pub mod daemon;
 
 pub mod commands;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `enforcer` program. Everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    enforcer::commands::main()
+}

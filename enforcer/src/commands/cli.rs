@@ -4,10 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{
-    kernel::BpfLogLevel,
-    policy::argument::{RuleArgument, RuleKind},
-};
+use crate::{kernel::BpfLogLevel, policy::argument::RuleArgument};
 
 /// Rejects or redirects the IPv6 connects of chosen cgroups to prefixes known to be unreachable.
 #[derive(Debug, Parser)]
@@ -105,13 +102,13 @@ pub(crate) struct RuleArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) policy: Option<PathBuf>,
     /// End connects to this prefix at once, with an errno (default ENETUNREACH).
-    #[arg(long, value_name = "PREFIX[,OPTION…]", value_parser = parse_reject)]
+    #[arg(long, value_name = "PREFIX[,OPTION…]", value_parser = RuleArgument::reject)]
     reject: Vec<RuleArgument>,
     /// Send connects to this prefix to another address, unseen by the application.
-    #[arg(long, value_name = "PREFIX=ADDR[,OPTION…]", value_parser = parse_redirect)]
+    #[arg(long, value_name = "PREFIX=ADDR[,OPTION…]", value_parser = RuleArgument::redirect)]
     redirect: Vec<RuleArgument>,
     /// Let connects to this prefix go on: an exception to a wider rule.
-    #[arg(long, value_name = "PREFIX[,OPTION…]", value_parser = parse_allow)]
+    #[arg(long, value_name = "PREFIX[,OPTION…]", value_parser = RuleArgument::allow)]
     allow: Vec<RuleArgument>,
     /// Use this group of the policy file's rules (repeatable; default: the group `default`).
     #[arg(long = "use", value_name = "GROUP")]
@@ -124,24 +121,12 @@ pub(crate) struct RuleArgs {
 impl RuleArgs {
     /// Every rule of the command line. Their order never matters.
     pub(crate) fn rules(&self) -> Vec<RuleArgument> {
-        [&self.reject, &self.redirect, &self.allow].into_iter().flatten().cloned().collect()
+        [&self.reject, &self.redirect, &self.allow]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
     }
-}
-
-fn parse_reject(text: &str) -> Result<RuleArgument, String> {
-    parse_rule(RuleKind::Reject, text)
-}
-
-fn parse_redirect(text: &str) -> Result<RuleArgument, String> {
-    parse_rule(RuleKind::Redirect, text)
-}
-
-fn parse_allow(text: &str) -> Result<RuleArgument, String> {
-    parse_rule(RuleKind::Allow, text)
-}
-
-fn parse_rule(kind: RuleKind, text: &str) -> Result<RuleArgument, String> {
-    RuleArgument::parse(kind, text).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Args)]

@@ -32,13 +32,26 @@ impl From<Exit> for ExitCode {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
-    error: anyhow::Error,
+    text: String,
     hint: Option<String>,
 }
 
 impl Failure {
     pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into(), hint: None }
+        Self {
+            exit,
+            text: format!("error: {:#}", error.into()),
+            hint: None,
+        }
+    }
+
+    /// A failure whose whole text is there already, such as a list of diagnostics.
+    pub(crate) fn rendered(exit: Exit, text: impl AsRef<str>) -> Self {
+        Self {
+            exit,
+            text: text.as_ref().trim_end().to_owned(),
+            hint: None,
+        }
     }
 
     pub(crate) fn hint(mut self, hint: Option<impl Into<String>>) -> Self {
@@ -49,9 +62,9 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {:#}", self.error)?;
+        f.write_str(&self.text)?;
         if let Some(hint) = &self.hint {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\nenforcer: hint: {hint}")?;
         }
         Ok(())
     }

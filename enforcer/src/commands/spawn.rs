@@ -3,13 +3,16 @@
 use std::{
     ffi::{CString, OsString},
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
+    os::unix::process::CommandExt as _,
     path::PathBuf,
+    process::Command,
 };
 
 use anyhow::{Context as _, anyhow};
 use nix::unistd::{Gid, Uid, User, getgrouplist};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
+
+use crate::targets::ExecCgroup;
 
 /// Whom the command runs as.
 #[derive(Debug)]
@@ -42,52 +45,53 @@ impl Identity {
     }
 }
 
-/// Starts the command in the cgroup whose opened `cgroup.procs` is given.
+/// Starts the command in the cgroup.
 ///
 /// # Errors
 ///
 /// The operating system's error: `NotFound` and `PermissionDenied` are about the command.
 pub(crate) fn spawn(
     command: &[OsString],
-    cgroup_procs: BorrowedFd<'_>,
+    cgroup: &ExecCgroup,
     identity: Option<&Identity>,
-) -> io::Result<Child> {
-    let Some((program, arguments)) = command.split_first() else {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "no command given"));
-    };
+) -> anyhow::Result<io::Result<Child>> {
+    let (program, arguments) = command.split_first().context("no command given")?;
     let mut child = Command::new(program);
     child.args(arguments);
-    let mut credentials = None;
-    if let Some(identity) = identity {
-        child.env("USER", &identity.name).env("LOGNAME", &identity.name);
-        child.env("HOME", &identity.home).env("SHELL", &identity.shell);
-        credentials = Some((identity.uid.as_raw(), identity.gid.as_raw(), identity.groups.clone()));
+    // First the cgroup, which may need root, then the identity: closures run in the order they were added.
+    cgroup.join_on_spawn(&mut child)?;
+    if let Some(Identity {
+        name,
+        uid,
+        gid,
+        groups,
+        home,
+        shell,
+    }) = identity
+    {
+        child
+            .env("USER", name)
+            .env("LOGNAME", name)
+            .env("HOME", home)
+            .env("SHELL", shell);
+        let (uid, gid, groups) = (uid.as_raw(), gid.as_raw(), groups.clone());
+        let become_user = move || become_user(uid, gid, &groups);
+        // SAFETY: between fork and exec the closure makes system calls only: no allocation, no lock.
+        unsafe { child.pre_exec(become_user) };
     }
-    let procs = cgroup_procs.as_raw_fd();
-    let prepare = move || {
-        // First the cgroup, which may need root, then the identity.
-        join(procs)?;
-        credentials.as_ref().map_or(Ok(()), |(uid, gid, groups)| become_user(*uid, *gid, groups))
-    };
-    // SAFETY: between fork and exec the closure makes system calls only: no allocation, no lock. The
-    // descriptor stays open in this process until spawn returns.
-    unsafe { child.pre_exec(prepare) };
-    child.spawn()
-}
-
-/// Moves the calling process: "0" means the writer (cgroup_procs_write, kernel/cgroup/cgroup.c).
-fn join(procs: RawFd) -> io::Result<()> {
-    // SAFETY: the descriptor is open, and the buffer is one readable byte.
-    match unsafe { libc::write(procs, b"0".as_ptr().cast(), 1) } {
-        1 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    Ok(tokio::process::Command::from(child).spawn())
 }
 
 /// Groups before user: without root's user id they cannot be changed any more. The raw system calls change the
 /// calling thread only, and after fork there is no other.
 fn become_user(uid: libc::uid_t, gid: libc::gid_t, groups: &[libc::gid_t]) -> io::Result<()> {
-    let check = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    let check = |result: libc::c_int| {
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
     // SAFETY: the pointer and length are those of a live slice.
     check(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
     // SAFETY: no preconditions.

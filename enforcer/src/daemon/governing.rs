@@ -71,6 +71,8 @@ pub struct Report {
     pub targets: Vec<TargetReport>,
     /// Connects that met a cgroup without a binding: faults only.
     pub unconfigured: Counters,
+    /// Events that the streams were to deliver: those that did not are lost.
+    pub wanted: u64,
 }
 
 /// What was counted for one target.
@@ -97,7 +99,11 @@ impl Governing {
             fixed_policy: None,
         };
         let mut kernel = Kernel::load(support, &load)?;
-        let caller = if support.set_retval { CallerErrno::AsRuled } else { CallerErrno::AlwaysEperm };
+        let caller = if support.set_retval {
+            CallerErrno::AsRuled
+        } else {
+            CallerErrno::AlwaysEperm
+        };
         let mut catalog = Catalog::new(caller);
         let mut attached = Vec::new();
         let mut names = Vec::new();
@@ -162,7 +168,13 @@ impl Governing {
     ///
     /// When the counters cannot be read.
     pub fn pump(&mut self) -> Result<bool, KernelError> {
-        let Self { ring, hub, clock, catalog, .. } = self;
+        let Self {
+            ring,
+            hub,
+            clock,
+            catalog,
+            ..
+        } = self;
         let taken = ring.as_mut().map_or(0, |ring| {
             ring.drain(PUMP_AT_MOST, |bytes| match decode(bytes) {
                 Ok(record) => {
@@ -219,8 +231,15 @@ impl Governing {
         while self.pump()? {}
         let mut counters = self.tell_losses()?.into_iter();
         let unconfigured = counters.next().unwrap_or_default();
-        let targets =
-            self.targets.into_iter().zip(counters).map(|(name, counters)| TargetReport { name, counters });
-        Ok(Report { targets: targets.collect(), unconfigured })
+        let targets = self
+            .targets
+            .into_iter()
+            .zip(counters)
+            .map(|(name, counters)| TargetReport { name, counters });
+        Ok(Report {
+            targets: targets.collect(),
+            unconfigured,
+            wanted: self.hub.seen(),
+        })
     }
 }

@@ -10,5 +10,5 @@ mod plan;
 
 mod governing;
 
-pub use governing::{Governing, Report, StartOptions, TargetReport, POLL_INTERVAL};
+pub use governing::{Governing, POLL_INTERVAL, Report, StartOptions, TargetReport};
 pub use plan::{Plan, PlannedCgroup, PlannedTarget};

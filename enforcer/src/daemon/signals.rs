@@ -20,8 +20,9 @@ use signal_hook_tokio::SignalsInfo;
 pub const STOPPING: &[i32] = &[SIGINT, SIGTERM, SIGHUP];
 
 /// What `exec` hands on to its command.
-pub const FORWARDED: &[i32] =
-    &[SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGWINCH];
+pub const FORWARDED: &[i32] = &[
+    SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGWINCH,
+];
 
 /// A signal this process received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +47,21 @@ impl Signals {
     /// When this process's signal dispositions cannot be read or changed.
     pub fn install(numbers: &[i32]) -> io::Result<Self> {
         let ignored = ignored()?;
-        let caught = numbers.iter().filter(|number| ignored & (1 << (**number - 1)) == 0);
-        Ok(Self { stream: SignalsInfo::with_exfiltrator(caught, WithOrigin::default())? })
+        let caught = numbers
+            .iter()
+            .filter(|number| ignored & (1 << (**number - 1)) == 0);
+        Ok(Self {
+            stream: SignalsInfo::with_exfiltrator(caught, WithOrigin::default())?,
+        })
     }
 
     /// The next signal. Pends for ever if there is none any more.
     pub async fn next(&mut self) -> Signal {
         match self.stream.next().await {
-            Some(Origin { signal, process, .. }) => {
-                Signal { number: signal, from_process: process.is_some() }
-            }
+            Some(Origin { signal, process, .. }) => Signal {
+                number: signal,
+                from_process: process.is_some(),
+            },
             None => std::future::pending().await,
         }
     }
@@ -63,7 +69,9 @@ impl Signals {
 
 /// The mask of ignored signals; bit n - 1 is signal n (`SigIgn` in proc_pid_status(5)).
 fn ignored() -> io::Result<u64> {
-    let status = Process::myself().and_then(|process| process.status()).map_err(io::Error::other)?;
+    let status = Process::myself()
+        .and_then(|process| process.status())
+        .map_err(io::Error::other)?;
     // The Rust runtime ignores SIGPIPE by itself, whatever it was before.
     Ok(status.sigign & !(1 << (SIGPIPE - 1)))
 }

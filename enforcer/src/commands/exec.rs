@@ -1,0 +1,233 @@
+//! `enforcer exec`: run a command with its IPv6 connects governed.
+//!
+//! stdout and the exit code are the command's alone; what enforcer has to say goes to stderr, each line
+//! prefixed, or to a file.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::process::ExitStatusExt as _,
+    process::{ExitCode, ExitStatus},
+};
+
+use anyhow::{Context as _, anyhow};
+use tokio::process::Child;
+
+use super::{
+    cli::ExecArgs,
+    console,
+    exit::{Exit, Failure},
+    prepare, spawn, stream,
+};
+use crate::{
+    daemon::{
+        Governing, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
+        signals::{FORWARDED, Signals},
+    },
+    policy::Policy,
+    sinks::{live::Colour, writer::Writer},
+    targets::{Cgroup, ExecCgroup, Hierarchy},
+};
+
+/// What each line on stderr begins with.
+const PREFIX: &str = "enforcer: ";
+
+pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
+    let failed = |error: anyhow::Error| Failure::new(Exit::Failed, error);
+    let mut signals = Signals::install(FORWARDED).map_err(|error| failed(error.into()))?;
+    let policy = prepare::policy(&arguments.rules)?;
+    let groups = prepare::groups(&arguments.rules, &policy)?;
+    let compiled = prepare::compiled(&policy, &groups, arguments.rules.policy.as_deref())?;
+    let identity = arguments
+        .user
+        .as_deref()
+        .map(spawn::Identity::of_user)
+        .transpose()
+        .map_err(|error| Failure::new(Exit::Argument, error))?;
+    let file = events_file(arguments).map_err(failed)?;
+    let support = prepare::support(&policy.rules)?;
+    let hierarchy = Hierarchy::find().map_err(|error| {
+        let hint = error.hint();
+        Failure::new(Exit::Kernel, error).hint(hint)
+    })?;
+    let cgroup = ExecCgroup::create(&hierarchy).map_err(|error| {
+        let hint = error.hint();
+        Failure::new(Exit::Failed, error).hint(hint)
+    })?;
+    let is_quiet = file.is_some();
+    if let Some(detour) = cgroup.detour().filter(|_| !is_quiet) {
+        console::note(detour);
+    }
+    hint_user(arguments, is_quiet);
+
+    let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
+    let plan = plan(&policy, &cgroup, &hierarchy, compiled).map_err(failed)?;
+    let mut governing = Governing::start(&support, plan, &options).map_err(prepare::kernel_failure)?;
+    let mut writer = match file {
+        Some((name, file)) => stream::start(
+            &governing,
+            arguments.output.output,
+            &name,
+            "",
+            Colour::Never,
+            file,
+        ),
+        None => {
+            let stderr = io::stderr();
+            let colour = Colour::for_stream(&stderr);
+            stream::start(
+                &governing,
+                arguments.output.output,
+                "stderr",
+                PREFIX,
+                colour,
+                stderr,
+            )
+        }
+    }
+    .map_err(failed)?;
+
+    let child = match spawn::spawn(&arguments.command, &cgroup, identity.as_ref()).map_err(failed)? {
+        Ok(child) => child,
+        Err(error) => return Err(not_started(arguments, error)),
+    };
+    let status = attend(child, &mut governing, &mut signals).await?;
+
+    governing.finish().map_err(prepare::kernel_failure)?;
+    if let Err(error) = stream::end(&mut writer).await {
+        console::error(format_args!("error: {error:#}"));
+    }
+    release(cgroup, is_quiet);
+    Ok(exit_code(status))
+}
+
+/// Runs until the command has ended.
+async fn attend(
+    mut child: Child,
+    governing: &mut Governing,
+    signals: &mut Signals,
+) -> Result<ExitStatus, Failure> {
+    let mut poll = tokio::time::interval(POLL_INTERVAL);
+    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            status = child.wait() => {
+                return status
+                    .context("cannot wait for the command")
+                    .map_err(|error| Failure::new(Exit::Failed, error));
+            }
+            signal = signals.next() => {
+                // What the terminal sends reaches the command by itself: it is in the same process group.
+                if signal.from_process {
+                    forward(&child, signal.number);
+                }
+            }
+            _ = poll.tick() => {
+                while governing.pump().map_err(prepare::kernel_failure)? {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+}
+
+fn forward(child: &Child, signal: i32) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok());
+    let signal = nix::sys::signal::Signal::try_from(signal);
+    if let (Some(pid), Ok(signal)) = (pid, signal) {
+        // It may have ended in this moment; its status is read next.
+        let _ended = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    }
+}
+
+fn plan(
+    policy: &Policy,
+    cgroup: &ExecCgroup,
+    hierarchy: &Hierarchy,
+    compiled: std::sync::Arc<crate::policy::compiled::CompiledPolicy>,
+) -> anyhow::Result<Plan> {
+    let cgroup = Cgroup::open(hierarchy, cgroup.cgroup().path())?;
+    let cgroups = vec![PlannedCgroup {
+        cgroup,
+        has_outer: false,
+        has_inner: false,
+    }];
+    let target = PlannedTarget {
+        name: "exec".to_owned(),
+        cgroups,
+        policy: compiled,
+    };
+    Ok(Plan {
+        targets: vec![target],
+        rules: policy.rules.clone().into(),
+    })
+}
+
+/// The file of `--events-to`, opened before anything is made that would have to be undone.
+fn events_file(arguments: &ExecArgs) -> anyhow::Result<Option<(String, File)>> {
+    arguments
+        .events_to
+        .as_deref()
+        .map(|path| {
+            let name = path.display().to_string();
+            let file = File::create(path).with_context(|| format!("cannot write events to {name}"))?;
+            Ok((name, file))
+        })
+        .transpose()
+}
+
+/// Under sudo the command would run as root, which people rarely mean.
+fn hint_user(arguments: &ExecArgs, is_quiet: bool) {
+    if arguments.user.is_none()
+        && !is_quiet
+        && let Ok(user) = std::env::var("SUDO_USER")
+    {
+        console::say(format_args!(
+            "enforcer: hint: the command runs as root; `--user {user}` runs it as {user}"
+        ));
+    }
+}
+
+fn not_started(arguments: &ExecArgs, error: io::Error) -> Failure {
+    let exit = match error.kind() {
+        io::ErrorKind::NotFound => Exit::NotFound,
+        _ => Exit::NotExecutable,
+    };
+    let command = arguments
+        .command
+        .first()
+        .map(|command| command.display().to_string())
+        .unwrap_or_default();
+    Failure::new(exit, anyhow!(error).context(format!("cannot run {command}")))
+}
+
+/// Removes the cgroup. The command's result stands whatever becomes of this.
+fn release(cgroup: ExecCgroup, is_quiet: bool) {
+    match cgroup.close() {
+        Ok(released) if released.moved > 0 && !is_quiet => console::note(format_args!(
+            "{} outlived the command and went on, ungoverned, in the caller's cgroup",
+            if released.moved == 1 {
+                "1 process".to_owned()
+            } else {
+                format!("{} processes", released.moved)
+            }
+        )),
+        Ok(_) => {}
+        Err(error) => {
+            let hint = error.hint();
+            console::error(Failure::new(Exit::Failed, error).hint(hint));
+        }
+    }
+}
+
+/// As a shell does it: 128 + n if signal n ended the command.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = match (status.code(), status.signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => i32::from(Exit::Failed as u8),
+    };
+    // Both are below 256 (wait(2)).
+    u8::try_from(code & 0xff).map_or(ExitCode::FAILURE, ExitCode::from)
+}

@@ -1,0 +1,151 @@
+//! What `run` and `exec` do before anything is governed: policy, groups, compiled policies, the kernel's abilities.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::anyhow;
+use enforcer_common::{binding::EventsWanted, decide::Mode};
+
+use super::{
+    cli::{DebugArgs, Events, RuleArgs},
+    console,
+    exit::{Exit, Failure},
+};
+use crate::{
+    daemon::StartOptions,
+    kernel::{KernelError, Support},
+    policy::{
+        Policy,
+        compile::compile,
+        compiled::CompiledPolicy,
+        diagnostic,
+        rule::{DEFAULT_GROUP, GroupName, Rule, RuleAction, RuleGroups},
+    },
+};
+
+/// Size of the ring buffer: about 8,000 events.
+const RING_BYTES: u32 = 1 << 20;
+
+/// The policy of the command line and its file, with its warnings shown.
+pub(crate) fn policy(arguments: &RuleArgs) -> Result<Policy, Failure> {
+    let colour = colour();
+    let (mut policy, warnings) =
+        Policy::load(arguments.policy.as_deref(), arguments.rules()).map_err(|error| {
+            let exit = if error.is_about_file() {
+                Exit::Policy
+            } else {
+                Exit::Argument
+            };
+            Failure::rendered(exit, error.render(colour))
+        })?;
+    if !warnings.is_empty() {
+        console::say(diagnostic::render(&warnings, colour).trim_end());
+    }
+    if arguments.audit {
+        policy.mode = Mode::Audit;
+    }
+    Ok(policy)
+}
+
+/// Whether diagnostics are coloured: on a terminal, unless `NO_COLOR` is set.
+fn colour() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
+}
+
+/// The groups that `--use` names, checked, or the default.
+pub(crate) fn groups(arguments: &RuleArgs, policy: &Policy) -> Result<Vec<GroupName>, Failure> {
+    if arguments.groups.is_empty() {
+        return Ok(vec![DEFAULT_GROUP.to_owned()]);
+    }
+    let mut known: Vec<&str> = policy
+        .rules
+        .iter()
+        .filter_map(|rule| match &rule.groups {
+            RuleGroups::Named(names) => Some(names),
+            RuleGroups::All => None,
+        })
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    known.sort_unstable();
+    known.dedup();
+    if let Some(unknown) = arguments
+        .groups
+        .iter()
+        .find(|group| !known.contains(&group.as_str()))
+    {
+        let hint = match (&arguments.policy, known.is_empty()) {
+            (None, _) => {
+                "rules of the command line belong to every group; --use chooses among a policy file's"
+                    .to_owned()
+            }
+            (Some(file), true) => format!("{} has no rules in any group", file.display()),
+            (Some(file), false) => format!("the groups of {} are: {}", file.display(), known.join(", ")),
+        };
+        let error = anyhow!("--use {unknown}: no rule belongs to that group");
+        return Err(Failure::new(Exit::Argument, error).hint(Some(hint)));
+    }
+    Ok(arguments.groups.clone())
+}
+
+/// The compiled policy of those groups.
+pub(crate) fn compiled(
+    policy: &Policy,
+    groups: &[GroupName],
+    file: Option<&Path>,
+) -> Result<Arc<CompiledPolicy>, Failure> {
+    compile(&policy.rules, groups)
+        .map(Arc::new)
+        .map_err(|diagnostics| {
+            let exit = if file.is_some() {
+                Exit::Policy
+            } else {
+                Exit::Argument
+            };
+            Failure::rendered(exit, diagnostic::render(&diagnostics, colour()))
+        })
+}
+
+/// What the kernel can do, with what follows from it for these rules.
+pub(crate) fn support(rules: &[Rule]) -> Result<Support, Failure> {
+    let support = Support::probe().map_err(kernel_failure)?;
+    let rejects = rules.iter().any(|rule| !matches!(rule.action, RuleAction::Allow));
+    if rejects && !support.set_retval {
+        console::note(
+            "this kernel has no bpf_set_retval (5.18 and later have): a rejected connect ends in EPERM, whatever \
+             errno the rule names, and fewer clients take that as \"try the next address\"",
+        );
+    }
+    Ok(support)
+}
+
+/// A failure of the kernel, with its hint and code.
+pub(crate) fn kernel_failure(error: KernelError) -> Failure {
+    let hint = error.hint();
+    Failure::new(Exit::Kernel, error).hint(hint)
+}
+
+/// How to govern.
+pub(crate) fn start_options(mode: Mode, events: Events, debug: &DebugArgs) -> StartOptions {
+    if debug.bpf_log.is_some() {
+        console::show_bpf_messages();
+    }
+    StartOptions {
+        mode,
+        events: match events {
+            Events::Acted => EventsWanted::Acted,
+            Events::All => EventsWanted::All,
+            Events::None => EventsWanted::None,
+        },
+        bpf_log: debug.bpf_log.map(Into::into),
+        ring_bytes: RING_BYTES,
+    }
+}
+
+/// `1 rule`, `2 rules`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}

@@ -1,0 +1,250 @@
+//! `enforcer run`: govern existing workloads until told to stop.
+
+use std::{collections::HashMap, process::ExitCode, sync::Arc};
+
+use anyhow::anyhow;
+
+use super::{
+    cli::RunArgs,
+    console,
+    exit::{Exit, Failure},
+    prepare::{self, counted},
+    stream,
+};
+use crate::{
+    daemon::{
+        Governing, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
+        signals::{STOPPING, Signals},
+    },
+    policy::{Policy, Selector, compiled::CompiledPolicy, rule::GroupName},
+    sinks::writer::{End, Writer},
+    targets::{Hierarchy, Request, ResolvedTarget, VanishWatch, resolve, wait},
+};
+
+/// A target to resolve, and the groups that govern it.
+struct Wanted {
+    request: Request,
+    groups: Vec<GroupName>,
+}
+
+/// Why the run loop woke up for good.
+enum Stop {
+    Asked,
+    ReaderGone,
+    LastTargetGone,
+}
+
+pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::install(STOPPING).map_err(|error| Failure::new(Exit::Failed, error))?;
+    let policy = prepare::policy(&arguments.rules)?;
+    let wanted = wanted(arguments, &policy)?;
+    let policies = compiled_policies(arguments, &policy, &wanted)?;
+    let hierarchy = Hierarchy::find().map_err(|error| {
+        let hint = error.hint();
+        Failure::new(Exit::Kernel, error).hint(hint)
+    })?;
+
+    let resolving = resolve_all(&hierarchy, &wanted, arguments.wait);
+    let resolved = tokio::select! {
+        resolved = resolving => resolved?,
+        // Nothing is attached yet, and there is nothing to tell.
+        _ = signals.next() => return Ok(Exit::Done.into()),
+    };
+    for note in resolved.iter().flat_map(|target| &target.notes) {
+        console::note(note);
+    }
+    let mut watch = VanishWatch::new(&hierarchy).map_err(|error| Failure::new(Exit::Failed, error))?;
+    for cgroup in resolved.iter().flat_map(|target| &target.cgroups) {
+        watch
+            .add(cgroup)
+            .map_err(|error| Failure::new(Exit::Failed, error))?;
+    }
+
+    let support = prepare::support(&policy.rules)?;
+    let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
+    let plan = plan(&policy, &wanted, &policies, resolved);
+    let rules = policy.rules.len();
+    let mut governing = Governing::start(&support, plan, &options).map_err(prepare::kernel_failure)?;
+    let mut writer = stream::to_stdout(&governing, arguments.output.output)
+        .map_err(|error| Failure::new(Exit::Failed, error))?;
+    console::say(format_args!(
+        "{} {} on {}",
+        if policy.mode == enforcer_common::decide::Mode::Audit {
+            "auditing"
+        } else {
+            "enforcing"
+        },
+        counted(rules, "rule"),
+        counted(governing.cgroups(), "cgroup")
+    ));
+
+    let stop = govern(&mut governing, &mut writer, &mut signals, &mut watch).await?;
+    let report = governing.finish().map_err(prepare::kernel_failure)?;
+    let ended = stream::end(&mut writer).await;
+    console::say(stream::summary(&report, &writer));
+    ended.map_err(|error| Failure::new(Exit::Failed, error))?;
+    match stop {
+        Stop::Asked | Stop::ReaderGone => Ok(Exit::Done.into()),
+        Stop::LastTargetGone => Err(Failure::new(Exit::Failed, anyhow!("the last target is gone"))),
+    }
+}
+
+/// The run loop: everything that can wake it is an arm here.
+async fn govern(
+    governing: &mut Governing,
+    writer: &mut Writer,
+    signals: &mut Signals,
+    watch: &mut VanishWatch,
+) -> Result<Stop, Failure> {
+    let mut poll = tokio::time::interval(POLL_INTERVAL);
+    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = signals.next() => return Ok(Stop::Asked),
+            end = writer.ended() => return match end {
+                End::Closed | End::Drained => Ok(Stop::ReaderGone),
+                End::Failed(error) => Err(Failure::new(Exit::Failed, anyhow!("{error}"))),
+            },
+            gone = watch.vanished() => {
+                gone.map_err(|error| Failure::new(Exit::Failed, error))?;
+                governing.release_vanished(|target, path| {
+                    console::note(format_args!("cgroup {} of target {target} is gone", path.display()));
+                });
+                if governing.cgroups() == 0 {
+                    return Ok(Stop::LastTargetGone);
+                }
+            }
+            _ = poll.tick() => {
+                while governing.pump().map_err(prepare::kernel_failure)? {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+}
+
+/// The command line's targets, or else the policy file's.
+fn wanted(arguments: &RunArgs, policy: &Policy) -> Result<Vec<Wanted>, Failure> {
+    let groups = prepare::groups(&arguments.rules, policy)?;
+    let cgroups = arguments.targets.cgroup.iter().cloned().map(Selector::Cgroup);
+    let pids = arguments.targets.pid.iter().copied().map(Selector::Pid);
+    let from_arguments: Vec<Wanted> = cgroups
+        .chain(pids)
+        .map(|selector| {
+            let name = match &selector {
+                Selector::Cgroup(path) => path.display().to_string(),
+                Selector::Pid(pid) => format!("pid:{pid}"),
+            };
+            Wanted {
+                request: Request { name, selector },
+                groups: groups.clone(),
+            }
+        })
+        .collect();
+    if !from_arguments.is_empty() {
+        return Ok(from_arguments);
+    }
+    if !arguments.rules.groups.is_empty() {
+        let error = anyhow!("--use chooses groups for --cgroup and --pid, and neither is given");
+        let hint = "targets of a policy file name their groups there, with `use`";
+        return Err(Failure::new(Exit::Argument, error).hint(Some(hint)));
+    }
+    if policy.targets.is_empty() {
+        let hint = "name one with --cgroup PATH or --pid PID, or give a policy file with a [[target]]; \
+                    `enforcer exec` runs a command in a cgroup of its own";
+        return Err(Failure::new(Exit::Argument, anyhow!("no target to govern")).hint(Some(hint)));
+    }
+    let from_file = policy.targets.iter().map(|target| Wanted {
+        request: Request {
+            name: target.name.clone(),
+            selector: target.selector.clone(),
+        },
+        groups: target.groups.clone(),
+    });
+    Ok(from_file.collect())
+}
+
+/// Each distinct list of groups, compiled once.
+fn compiled_policies(
+    arguments: &RunArgs,
+    policy: &Policy,
+    wanted: &[Wanted],
+) -> Result<HashMap<Vec<GroupName>, Arc<CompiledPolicy>>, Failure> {
+    let mut policies = HashMap::new();
+    for target in wanted {
+        if !policies.contains_key(&target.groups) {
+            let compiled = prepare::compiled(policy, &target.groups, arguments.rules.policy.as_deref())?;
+            policies.insert(target.groups.clone(), compiled);
+        }
+    }
+    Ok(policies)
+}
+
+async fn resolve_all(
+    hierarchy: &Hierarchy,
+    wanted: &[Wanted],
+    waiting: bool,
+) -> Result<Vec<ResolvedTarget>, Failure> {
+    let mut resolved = Vec::new();
+    for target in wanted {
+        let one = if waiting {
+            if resolve::resolve_one(hierarchy, &target.request).is_err() {
+                console::note(format_args!("waiting for {}", target.request.selector));
+            }
+            wait::wait_for(hierarchy, &target.request)
+                .await
+                .map_err(|error| {
+                    let hint = error.hint();
+                    Failure::new(Exit::Failed, error).hint(hint)
+                })?
+        } else {
+            resolve::resolve_one(hierarchy, &target.request).map_err(failed_to_resolve)?
+        };
+        resolved.push(one);
+    }
+    resolve::settle(&mut resolved).map_err(failed_to_resolve)?;
+    Ok(resolved)
+}
+
+fn failed_to_resolve(error: resolve::ResolveError) -> Failure {
+    let hint = error.hint();
+    Failure::new(Exit::Failed, error).hint(hint)
+}
+
+fn plan(
+    policy: &Policy,
+    wanted: &[Wanted],
+    policies: &HashMap<Vec<GroupName>, Arc<CompiledPolicy>>,
+    resolved: Vec<ResolvedTarget>,
+) -> Plan {
+    let paths: Vec<_> = resolved
+        .iter()
+        .flat_map(|target| &target.cgroups)
+        .map(|cgroup| cgroup.path().to_owned())
+        .collect();
+    let paths: Vec<_> = paths.iter().map(AsRef::as_ref).collect();
+    let mut nesting = resolve::nesting(&paths).into_iter();
+    let targets = resolved.into_iter().zip(wanted).filter_map(|(target, wanted)| {
+        let policy = Arc::clone(policies.get(&wanted.groups)?);
+        let cgroups = target
+            .cgroups
+            .into_iter()
+            .zip(nesting.by_ref())
+            .map(|(cgroup, nesting)| PlannedCgroup {
+                cgroup,
+                has_outer: nesting.has_outer,
+                has_inner: nesting.has_inner,
+            })
+            .collect();
+        Some(PlannedTarget {
+            name: target.name,
+            cgroups,
+            policy,
+        })
+    });
+    Plan {
+        targets: targets.collect(),
+        rules: policy.rules.clone().into(),
+    }
+}
