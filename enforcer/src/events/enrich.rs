@@ -4,26 +4,17 @@
 //! room never looks anything up on the machine. Nothing is printed here, and nothing escaped: that is the
 //! sinks' work.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use enforcer_common::{
-    clause::Action,
-    decide::{Mode, Unmovable},
-    errno,
-};
-use ipnet::Ipv6Net;
+use enforcer_common::{clause::Action, errno};
 use jiff::Timestamp;
 
 use super::{
-    decode::{Checked, Comm, Protocol, Record, SocketType},
+    decode::{Checked, Record},
+    event::{Event, RedirectTo, RuleRef, Would},
     prefix::longest_covering,
 };
-use crate::policy::rule::{Rule, RuleAction};
+use crate::policy::rule::Rule;
 
 /// Which errno a rejected caller gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,137 +23,6 @@ pub enum CallerErrno {
     AsRuled,
     /// EPERM whatever the rule says: a kernel without `bpf_set_retval` (before 5.18).
     AlwaysEperm,
-}
-
-/// One connect of a governed cgroup, with every number resolved that could be.
-#[derive(Clone, Debug)]
-pub struct Event {
-    /// When, by the wall clock.
-    pub time: Timestamp,
-    /// What was done.
-    pub verdict: Checked<Action>,
-    /// What would have been done.
-    pub would: Option<Would>,
-    /// Mode of the governed cgroup.
-    pub mode: Checked<Mode>,
-    /// The rule's errno, positive, where the verdict is reject.
-    pub errno: Option<u16>,
-    /// The errno that the caller got, positive, where the verdict is reject.
-    pub errno_caller: Option<u16>,
-    /// Destination address asked for.
-    pub daddr: Ipv6Addr,
-    /// Destination port asked for, host byte order.
-    pub dport: u16,
-    /// The socket's protocol.
-    pub protocol: Protocol,
-    /// The socket's type.
-    pub socket_type: SocketType,
-    /// Where the connect went instead, or could not be moved to where `unmovable` is set.
-    pub redirect_to: Option<RedirectTo>,
-    /// Why a redirect became a rejection (done, or in audit mode one that would have been).
-    pub unmovable: Option<Checked<Unmovable>>,
-    /// The rule that acted.
-    pub rule: Option<RuleRef>,
-    /// The prefix, of `rule` or else of `would.rule`, that covers `daddr`.
-    pub prefix: Option<Ipv6Net>,
-    /// Name of the target; `None` if the catalog does not have it.
-    pub target: Option<Arc<str>>,
-    /// Thread group: what people call the process.
-    pub pid: u32,
-    /// Thread.
-    pub tid: u32,
-    /// Real user of the thread.
-    pub uid: u32,
-    /// Name of the thread.
-    pub comm: Comm,
-    /// The governed cgroup.
-    pub cgroup_id: u64,
-    /// Path of the governed cgroup relative to the v2 mount; `None` if the catalog does not have it.
-    pub cgroup: Option<Arc<str>>,
-    /// The cgroup of the calling task.
-    pub task_cgroup_id: u64,
-}
-
-/// What a rule that did not act would have done.
-#[derive(Clone, Debug)]
-pub struct Would {
-    /// What would have been done.
-    pub action: Checked<Action>,
-    /// The rule.
-    pub rule: Option<RuleRef>,
-}
-
-impl Would {
-    /// The errno, positive, with which it would have been rejected.
-    #[must_use]
-    pub fn errno(&self) -> Option<u16> {
-        let rule = self.rule.as_ref()?.get()?;
-        (self.action == Checked::Known(Action::Reject)).then_some(rule.errno.number)
-    }
-
-    /// Where it would have gone.
-    #[must_use]
-    pub fn redirect_to(&self, dport: u16) -> Option<RedirectTo> {
-        match self.rule.as_ref()?.get()?.action {
-            RuleAction::Redirect(to) => Some(RedirectTo::new(*to.ip(), to.port(), dport)),
-            RuleAction::Allow | RuleAction::Reject => None,
-        }
-    }
-}
-
-/// A rule by its place in the policy that decided. Cheap to clone: it shares the rules with the catalog.
-#[derive(Clone, Debug)]
-pub struct RuleRef {
-    rules: Option<Arc<[Rule]>>,
-    generation: u32,
-    index: u32,
-}
-
-impl RuleRef {
-    /// The rule, or `None` if the catalog never had it.
-    #[must_use]
-    pub fn get(&self) -> Option<&Rule> {
-        self.rules.as_ref()?.get(usize::try_from(self.index).ok()?)
-    }
-}
-
-/// The rule's label, as it was written: it may hold control characters.
-impl fmt::Display for RuleRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.get() {
-            Some(rule) => f.write_str(&rule.label),
-            None => write!(f, "rule {} of generation {}", self.index, self.generation),
-        }
-    }
-}
-
-/// Where a connect is sent instead. Shown as `addr` or `addr:port`; an IPv4-mapped address as IPv4, an IPv6
-/// address with a port in brackets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RedirectTo {
-    /// The address, IPv4 where it was IPv4-mapped.
-    pub addr: IpAddr,
-    /// The port, host byte order, if it is another than the one asked for.
-    pub port: Option<u16>,
-}
-
-impl RedirectTo {
-    /// To that address and port (0 keeps the one asked for), in place of `dport`.
-    fn new(addr: Ipv6Addr, port: u16, dport: u16) -> Self {
-        Self {
-            addr: IpAddr::V6(addr).to_canonical(),
-            port: (port != 0 && port != dport).then_some(port),
-        }
-    }
-}
-
-impl fmt::Display for RedirectTo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => write!(f, "{}", std::net::SocketAddr::new(self.addr, port)),
-            None => write!(f, "{}", self.addr),
-        }
-    }
 }
 
 /// What the numbers in records mean.
@@ -320,10 +180,17 @@ impl Catalog {
 
 #[cfg(test)]
 mod tests {
-    use enforcer_common::{clause::NO_RULE, record::ConnectRecord};
+    use enforcer_common::{
+        clause::NO_RULE,
+        decide::{Mode, Unmovable},
+        record::ConnectRecord,
+    };
 
     use super::*;
-    use crate::events::fixture::{self, event_of, rule};
+    use crate::{
+        events::fixture::{self, event_of, rule},
+        policy::rule::RuleAction,
+    };
 
     #[test]
     fn everything_the_catalog_knows_is_named() {
@@ -368,13 +235,6 @@ mod tests {
         };
         assert_eq!(to(fixture::redirected().dport), "10.77.0.1");
         assert_eq!(to(6432), "10.77.0.1:6432");
-    }
-
-    #[test]
-    fn an_ipv6_redirect_is_bracketed_only_with_a_port() {
-        let addr = "2001:db8::7".parse().unwrap();
-        assert_eq!(RedirectTo::new(addr, 0, 443).to_string(), "2001:db8::7");
-        assert_eq!(RedirectTo::new(addr, 8443, 443).to_string(), "[2001:db8::7]:8443");
     }
 
     #[test]

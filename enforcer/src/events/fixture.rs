@@ -15,7 +15,8 @@ use zerocopy::IntoBytes;
 
 use super::{
     decode::decode,
-    enrich::{CallerErrno, Catalog, Event},
+    enrich::{CallerErrno, Catalog},
+    event::Event,
 };
 use crate::policy::rule::{Origin, Rule, RuleAction, RuleGroups};
 

@@ -13,7 +13,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 use jiff::Timestamp;
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
-use super::enrich::Event;
+use super::event::Event;
 
 /// Events a subscriber may lag behind, unless chosen otherwise: twice what a full ring buffer of 1 MiB holds
 /// (8,192 records of 128 bytes).

@@ -2,7 +2,7 @@
 //!
 //! In the order data flows: [`decode`] turns bytes into a typed [`Record`](decode::Record), [`clock`] turns
 //! its time into wall-clock time, [`enrich`] turns its numbers into names, [`hub`] hands the
-//! [`Event`](enrich::Event) to every subscriber and keeps account of what was lost. A loop that reads the
+//! [`Event`](event::Event) to every subscriber and keeps account of what was lost. A loop that reads the
 //! ring buffer does, for each record:
 //!
 //! ```
@@ -25,6 +25,8 @@
 pub mod decode;
 
 pub mod clock;
+
+pub mod event;
 
 pub mod enrich;
 

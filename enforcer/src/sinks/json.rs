@@ -4,7 +4,6 @@
 
 use std::{borrow::Cow, io, net::Ipv6Addr};
 
-use ipnet::Ipv6Net;
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
@@ -13,7 +12,7 @@ use super::{
     Render,
     text::{Word, is_plain},
 };
-use crate::events::{enrich::Event, hub::Item};
+use crate::events::{event::Event, hub::Item};
 
 /// Renders items as JSON lines.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,7 +52,7 @@ struct Line<'event> {
     socket_type: Word,
     redirect_to: Option<String>,
     rule: Option<String>,
-    prefix: Option<Ipv6Net>,
+    prefix: Option<String>,
     target: Option<&'event str>,
     pid: u32,
     tid: u32,
@@ -90,7 +89,7 @@ impl<'event> Line<'event> {
             socket_type: Word::socket_type(event.socket_type),
             redirect_to: event.redirect_to.map(|to| to.to_string()),
             rule: event.rule.as_ref().map(ToString::to_string),
-            prefix: event.prefix,
+            prefix: event.prefix.map(|prefix| prefix.to_string()),
             target: event.target.as_deref(),
             pid: event.pid,
             tid: event.tid,
