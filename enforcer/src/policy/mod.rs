@@ -1,6 +1,146 @@
 //! From the text a person writes to the policy the kernel reads.
 //!
-//! [`rule`] is the vocabulary: what a checked rule is, whichever way it was written. This room does no I/O
-//! but reading policy files, and knows neither aya nor cgroups.
+//! A policy file becomes a [`document`] (what is written, key by key), then together with the command line's
+//! [`argument`]s a [`Policy`] (every check passed), then for the groups a target uses a
+//! [`CompiledPolicy`](compiled::CompiledPolicy) (what the kernel's maps hold). Every problem of all of them is
+//! reported at once, as [`diagnostic`]s.
+//!
+//! This room does no I/O but reading policy files and the prefix lists they name, prints nothing, and knows
+//! neither aya nor cgroups.
 
 pub mod rule;
+
+pub mod diagnostic;
+
+mod source;
+mod value;
+
+mod document;
+mod parse;
+
+pub mod argument;
+
+mod prefix_list;
+
+mod check_rule;
+
+mod check;
+
+pub mod compiled;
+
+mod connects;
+
+mod review;
+
+pub mod compile;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use enforcer_common::{decide::Mode, errno::Errno};
+
+use self::{
+    argument::RuleArgument,
+    diagnostic::{Diagnostic, PolicyError},
+    rule::{GroupName, Origin, Rule},
+    source::Source,
+};
+
+/// The longest policy file, in bytes. Longer lists of prefixes belong in a `prefixes_file`, which costs a
+/// tenth of the memory and time.
+pub const MAX_POLICY_BYTES: u64 = 32 << 20;
+
+/// The longest prefixes file, in bytes.
+pub const MAX_PREFIXES_FILE_BYTES: u64 = 256 << 20;
+
+/// The most errors, and the most warnings, that are described one by one; the rest are counted.
+pub const MAX_DIAGNOSTICS: usize = 100;
+
+/// A policy after every check: what a file and the command line say together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Mode of every target that is not told otherwise.
+    pub mode: Mode,
+    /// Errno of every rule that names none; already filled in where it applies.
+    pub errno: Errno,
+    /// Workloads the file names, in its order. Empty without a file.
+    pub targets: Vec<TargetSpec>,
+    /// Rules: the file's in its order, then the command line's. A rule's identifier, in clauses and records,
+    /// is its index here.
+    pub rules: Vec<Rule>,
+}
+
+/// A workload that a policy applies to, as named; not yet looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetSpec {
+    /// What events and summaries call it. Unique within a policy.
+    pub name: String,
+    /// How to find it.
+    pub selector: Selector,
+    /// Groups whose rules apply to it: at least one, sorted, without duplicates.
+    pub groups: Vec<GroupName>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// How to find a target's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Selector {
+    /// The cgroup at that path; absolute, counted from the cgroup v2 mount. `/` is the root cgroup.
+    Cgroup(PathBuf),
+    /// The cgroup that process is in.
+    Pid(u32),
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+            Self::Pid(pid) => write!(f, "pid {pid}"),
+        }
+    }
+}
+
+impl Policy {
+    /// Reads and checks a policy file (if any) and the command line's rules, together. Beside a good policy
+    /// come the warnings, in the order of the file.
+    ///
+    /// A file is only read if it is a regular one, so this never blocks on a fifo or wakes a device.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] with every problem of both, if one of them is an error.
+    pub fn load(
+        file: Option<&Path>,
+        arguments: Vec<RuleArgument>,
+    ) -> Result<(Self, Vec<Diagnostic>), PolicyError> {
+        match file {
+            None => check::check(None, arguments),
+            Some(path) => {
+                let source = Source::read(path).map_err(PolicyError::single)?;
+                check::check(Some(&source), arguments)
+            }
+        }
+    }
+
+    /// As [`load`](Self::load), of a text that is at hand. `path` is what diagnostics call it and where
+    /// relative `prefixes_file`s are looked for.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] with every problem, if one of them is an error.
+    pub fn from_text(
+        path: &Path,
+        text: String,
+        arguments: Vec<RuleArgument>,
+    ) -> Result<(Self, Vec<Diagnostic>), PolicyError> {
+        let source = Source::new(path.to_owned(), text).map_err(PolicyError::single)?;
+        check::check(Some(&source), arguments)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,11 @@
 //! A rule after every check: what the compiler compiles and what events name.
 
-use std::{fmt, net::SocketAddrV6, ops::RangeInclusive, path::PathBuf};
+use std::{
+    fmt,
+    net::{Ipv6Addr, SocketAddrV6},
+    ops::RangeInclusive,
+    path::PathBuf,
+};
 
 use enforcer_common::{clause::Proto, errno::Errno};
 use ipnet::Ipv6Net;
@@ -52,6 +57,23 @@ pub enum RuleAction {
     Redirect(SocketAddrV6),
 }
 
+impl fmt::Display for RuleAction {
+    /// `allow`, `reject`, `redirect to 192.0.2.1`, `redirect to [2001:db8::1]:443`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow => f.write_str("allow"),
+            Self::Reject => f.write_str("reject"),
+            Self::Redirect(to) => {
+                let ip = to.ip().to_canonical();
+                match to.port() {
+                    0 => write!(f, "redirect to {ip}"),
+                    port => write!(f, "redirect to {}", std::net::SocketAddr::new(ip, port)),
+                }
+            }
+        }
+    }
+}
+
 /// A checked rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -61,16 +83,74 @@ pub struct Rule {
     pub origin: Origin,
     /// Groups it belongs to, at least one. Rules of the command line belong to every group.
     pub groups: RuleGroups,
-    /// Prefixes it covers, sorted by address then length, without duplicates; host bits are zero.
+    /// Prefixes it covers, sorted by address then length, without duplicates; host bits are zero. Empty only
+    /// if its prefixes file is.
     pub prefixes: Vec<Ipv6Net>,
     /// What it does.
     pub action: RuleAction,
     /// Errno of a rejection, and of a redirect on a socket that cannot be moved.
     pub errno: Errno,
-    /// Destination ports it is limited to, host byte order; empty means every port.
+    /// Destination ports it is limited to, host byte order, sorted, neither overlapping nor touching; empty
+    /// means every port.
     pub ports: Vec<RangeInclusive<u16>>,
     /// Protocol it is limited to.
     pub proto: Option<Proto>,
+}
+
+impl Rule {
+    /// The longest of its prefixes that covers an address: what an event names beside the rule.
+    #[must_use]
+    pub fn covering_prefix(&self, address: Ipv6Addr) -> Option<Ipv6Net> {
+        longest_match(&self.prefixes, |prefix| *prefix, address).copied()
+    }
+
+    /// How many conditions beside the prefix it has. At one prefix, rules with more go first.
+    #[must_use]
+    pub fn conditions(&self) -> u8 {
+        u8::from(!self.ports.is_empty()) + u8::from(self.proto.is_some())
+    }
+
+    /// Whether it is among the rules of a target that uses those groups.
+    #[must_use]
+    pub fn is_in(&self, groups: &[GroupName]) -> bool {
+        match &self.groups {
+            RuleGroups::All => true,
+            RuleGroups::Named(names) => names.iter().any(|name| groups.contains(name)),
+        }
+    }
+
+    /// What it does, with its errno where that is what a caller gets: `reject with ENETUNREACH`.
+    #[must_use]
+    pub fn outcome(&self) -> String {
+        match self.action {
+            RuleAction::Allow => self.action.to_string(),
+            RuleAction::Reject => format!("reject with {}", self.errno.name),
+            RuleAction::Redirect(_) => {
+                format!("{} (or {} if it cannot be moved)", self.action, self.errno.name)
+            }
+        }
+    }
+}
+
+/// The item with the longest prefix that covers the address, of items sorted by address then length.
+pub(super) fn longest_match<T>(
+    items: &[T],
+    prefix_of: impl Fn(&T) -> Ipv6Net,
+    address: Ipv6Addr,
+) -> Option<&T> {
+    let mut longest = Ipv6Net::from(address);
+    loop {
+        let after = items.partition_point(|item| prefix_of(item) <= longest);
+        let item = &items[after.checked_sub(1)?];
+        let found = prefix_of(item);
+        if found.contains(&address) {
+            return Some(item);
+        }
+        // Whatever covers the address and sorts before this one covers this one's address too, so it is no
+        // longer than what the two have in common; and that is shorter than `longest`.
+        let common = (u128::from(found.network()) ^ u128::from(address)).leading_zeros();
+        longest = Ipv6Net::new(address, u8::try_from(common).ok()?).ok()?.trunc();
+    }
 }
 
 /// The groups a rule belongs to.
@@ -78,6 +158,6 @@ pub struct Rule {
 pub enum RuleGroups {
     /// Every group: rules written on the command line are added to all targets.
     All,
-    /// These.
+    /// These: at least one, sorted, without duplicates.
     Named(Vec<GroupName>),
 }

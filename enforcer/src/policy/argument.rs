@@ -1,0 +1,305 @@
+//! [`RuleArgument`]: a rule as written on the command line, `--reject 2001:db8::/32,port=443`.
+//!
+//! Knows the syntax and each value by itself; whether rules fit together is checked with the policy file's.
+
+use std::{error, fmt, net::SocketAddrV6, ops::RangeInclusive};
+
+use enforcer_common::{clause::Proto, errno::Errno};
+use ipnet::Ipv6Net;
+
+use super::{
+    rule::RuleAction,
+    value::{
+        Problem, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to, quote, suggest,
+    },
+};
+
+/// The options that take a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArgumentKind {
+    /// `--allow PREFIX`
+    Allow,
+    /// `--reject PREFIX`
+    Reject,
+    /// `--redirect PREFIX=ADDR`
+    Redirect,
+}
+
+impl ArgumentKind {
+    /// The option as written.
+    #[must_use]
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Allow => "--allow",
+            Self::Reject => "--reject",
+            Self::Redirect => "--redirect",
+        }
+    }
+}
+
+/// A rule of the command line. It belongs to every group, and its order among the options never matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleArgument {
+    /// Option and value as written.
+    pub(super) spelling: String,
+    pub(super) prefix: Ipv6Net,
+    pub(super) action: RuleAction,
+    /// Absent: the policy's default.
+    pub(super) errno: Option<Errno>,
+    pub(super) ports: Vec<RangeInclusive<u16>>,
+    pub(super) proto: Option<Proto>,
+    pub(super) name: Option<String>,
+}
+
+/// A malformed rule on the command line: what is wrong with which part of it, and a hint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArgumentError(Problem);
+
+impl fmt::Display for ArgumentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl error::Error for ArgumentError {}
+
+/// What may follow the prefix.
+const OPTIONS: [&str; 4] = ["errno", "port", "proto", "name"];
+
+impl RuleArgument {
+    /// Parses `PREFIX[=ADDR][,errno=NAME][,port=P|P-P][,proto=tcp|udp][,name=NAME]`; `port` may repeat.
+    ///
+    /// # Errors
+    ///
+    /// [`ArgumentError`] for the first part that is wrong.
+    pub fn parse(kind: ArgumentKind, value: &str) -> Result<Self, ArgumentError> {
+        Self::parse_value(kind, value).map_err(ArgumentError)
+    }
+
+    /// Parses the value of `--allow`; a value parser for clap.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn allow(value: &str) -> Result<Self, ArgumentError> {
+        Self::parse(ArgumentKind::Allow, value)
+    }
+
+    /// Parses the value of `--reject`; a value parser for clap.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn reject(value: &str) -> Result<Self, ArgumentError> {
+        Self::parse(ArgumentKind::Reject, value)
+    }
+
+    /// Parses the value of `--redirect`; a value parser for clap.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn redirect(value: &str) -> Result<Self, ArgumentError> {
+        Self::parse(ArgumentKind::Redirect, value)
+    }
+
+    fn parse_value(kind: ArgumentKind, value: &str) -> Result<Self, Problem> {
+        let mut parts = value.split(',');
+        let subject = parts.next().unwrap_or_default();
+        let (prefix, action) = match (kind, subject.split_once('=')) {
+            (ArgumentKind::Allow, None) => (subject, RuleAction::Allow),
+            (ArgumentKind::Reject, None) => (subject, RuleAction::Reject),
+            (ArgumentKind::Redirect, Some((prefix, to))) => {
+                (prefix, RuleAction::Redirect(redirect_to(to)?))
+            }
+            (ArgumentKind::Redirect, None) => {
+                return Err(Problem::new(format!("{} does not say where to", quote(subject)))
+                    .hint("write `--redirect PREFIX=ADDRESS`, such as `2001:db8::/32=192.0.2.1`"));
+            }
+            (ArgumentKind::Allow | ArgumentKind::Reject, Some((prefix, _))) => {
+                let option = kind.option();
+                return Err(Problem::new(format!("{option} takes no address to go to"))
+                    .hint(format!("write `{option} {prefix}`, or use `--redirect`")));
+            }
+        };
+        let mut rule = Self {
+            spelling: format!("{} {value}", kind.option()),
+            prefix: parse_prefix(prefix)?,
+            action,
+            errno: None,
+            ports: Vec::new(),
+            proto: None,
+            name: None,
+        };
+        for part in parts {
+            rule.option(part)?;
+        }
+        if rule.action == RuleAction::Allow && rule.errno.is_some() {
+            return Err(Problem::new("--allow takes no errno: an allowed connect just goes on"));
+        }
+        Ok(rule)
+    }
+
+    /// Takes one `KEY=VALUE`.
+    fn option(&mut self, part: &str) -> Result<(), Problem> {
+        let Some((key, value)) = part.split_once('=') else {
+            return Err(Problem::new(format!("{} is not `KEY=VALUE`", quote(part)))
+                .hint("each rule is an option of its own: `--reject A --reject B`"));
+        };
+        let repeated = match key {
+            "errno" => self.errno.replace(parse_errno(value)?).is_some(),
+            "proto" => self.proto.replace(parse_proto(value)?).is_some(),
+            "name" => {
+                check_name(value, "rule")?;
+                self.name.replace(value.to_owned()).is_some()
+            }
+            "port" => {
+                self.ports.push(parse_ports(value)?);
+                false
+            }
+            other => {
+                return Err(Problem::new(format!("a rule has no option {}", quote(other)))
+                    .hint(suggest(other, &OPTIONS)));
+            }
+        };
+        if repeated {
+            return Err(Problem::new(format!("`{key}` is given twice")));
+        }
+        Ok(())
+    }
+}
+
+fn redirect_to(text: &str) -> Result<SocketAddrV6, Problem> {
+    if text.is_empty() {
+        return Err(Problem::new("the address to redirect to is missing after `=`"));
+    }
+    parse_redirect_to(text)
+}
+
+fn parse_proto(text: &str) -> Result<Proto, Problem> {
+    match text {
+        "tcp" => Ok(Proto::Tcp),
+        "udp" => Ok(Proto::Udp),
+        other => Err(Problem::new(format!("`proto` cannot be {}", quote(other)))
+            .hint(suggest(other, &["tcp", "udp"]))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejected(value: &str) -> String {
+        RuleArgument::reject(value).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn everything_a_rule_can_say_is_understood() {
+        let rule =
+            RuleArgument::reject("2001:db8::/32,errno=EACCES,port=443,port=8000-8999,proto=tcp,name=x")
+                .unwrap();
+        assert_eq!(rule.prefix, "2001:db8::/32".parse().unwrap());
+        assert_eq!(rule.errno.unwrap().name, "EACCES");
+        assert_eq!(rule.ports, [443..=443, 8000..=8999]);
+        assert_eq!(rule.proto, Some(Proto::Tcp));
+        assert_eq!(rule.name.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn a_bare_address_is_its_own_prefix_and_internet_is_a_name() {
+        assert_eq!(
+            RuleArgument::allow("2001:db8::1").unwrap().prefix,
+            "2001:db8::1/128".parse().unwrap()
+        );
+        assert_eq!(
+            RuleArgument::allow("internet").unwrap().prefix,
+            "2000::/3".parse().unwrap()
+        );
+    }
+
+    #[test]
+    fn redirects_go_to_either_family_with_or_without_a_port() {
+        for (text, expected) in [
+            ("192.0.2.1", "[::ffff:192.0.2.1]:0"),
+            ("192.0.2.1:80", "[::ffff:192.0.2.1]:80"),
+            ("[2001:db8::1]", "[2001:db8::1]:0"),
+            ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+            ("2001:db8::1", "[2001:db8::1]:0"),
+            ("::ffff:192.0.2.1", "[::ffff:192.0.2.1]:0"),
+        ] {
+            let rule = RuleArgument::redirect(&format!("2001:db8:3::/48={text}")).unwrap();
+            assert_eq!(rule.action, RuleAction::Redirect(expected.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn malformed_rules_say_what_is_wrong() {
+        for (value, expected) in [
+            ("", "`` is not an IPv6 prefix\n  hint: write a prefix such as"),
+            ("nonsense", "`nonsense` is not an IPv6 prefix"),
+            ("inernet", "did you mean `internet`?"),
+            ("2001:db8::1/129", "`2001:db8::1/129` has no valid prefix length"),
+            ("::/-1", "`::/-1` has no valid prefix length"),
+            ("::/+1", "`::/+1` has no valid prefix length"),
+            ("::/", "`::/` has no valid prefix length"),
+            ("10.0.0.0/8", "`10.0.0.0/8` is IPv4"),
+            ("2001:db8::1/32", "the prefix that contains it is `2001:db8::/32`; or `2001:db8::1/128`"),
+            ("::ffff:10.0.0.0/104", "IPv4 written as IPv6"),
+            ("::ffff:1.2.3.4", "IPv4 written as IPv6"),
+            ("[2001:db8::]/32", "leave the brackets out"),
+            (" 2001:db8::/32", "leave the spaces out"),
+            ("fe80::1%eth0", "leave the zone"),
+            ("::/0,errno=0", "`0` is not an errno"),
+            ("::/0,errno=512", "`512` is not an errno"),
+            ("::/0,errno=4096", "`4096` is not an errno"),
+            ("::/0,errno=EFOO", "`EFOO` is not an errno that a rule can choose"),
+            ("::/0,errno=EINPROGRESS", "`EINPROGRESS` is not an errno that a rule can choose"),
+            ("::/0,errno=ENETUNREACHABLE", "did you mean `ENETUNREACH`?"),
+            ("::/0,errno=enetunreach", "did you mean `ENETUNREACH`?"),
+            ("::/0,errno=111", "errnos are written by name: `ECONNREFUSED`"),
+            ("::/0,port=0", "`0` is not a port"),
+            ("::/0,port=65536", "`65536` is not a port"),
+            ("::/0,port=99999999999999999999", "is not a port"),
+            ("::/0,port=9-3", "the port range `9-3` is empty\n  hint: did you mean `3-9`?"),
+            ("::/0,port=http", "`http` is not a port"),
+            ("::/0,port=1-2-3", "`1-2-3` is not a port"),
+            ("::/0,proto=tpc", "did you mean `tcp`?"),
+            ("::/0,ports=1", "a rule has no option `ports`\n  hint: did you mean `port`?"),
+            ("::/0,colour=red", "there are `errno`, `port`, `proto`, `name`"),
+            ("::/0,::/1", "`::/1` is not `KEY=VALUE`"),
+            ("::/0,", "`` is not `KEY=VALUE`"),
+            ("::/0,name=a,name=b", "`name` is given twice"),
+            ("::/0,name=", "the name of a rule is empty"),
+            ("::/0,name=a\nb", "the name `a\\nb` has control characters"),
+            ("::/0=192.0.2.1", "--reject takes no address to go to"),
+        ] {
+            let message = rejected(value);
+            assert!(message.contains(expected), "{value:?} gave {message:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_redirects_say_what_is_wrong() {
+        for (value, expected) in [
+            ("::/0", "`::/0` does not say where to"),
+            ("::/0=", "the address to redirect to is missing after `=`"),
+            ("::/0=example.com", "names are not looked up"),
+            ("::/0=192.0.2.1:0", "`192.0.2.1:0` has port 0"),
+            ("::/0=192.0.2.1:65536", "is not an address to redirect to"),
+            ("::/0=0.0.0.0", "the unspecified address"),
+            ("::/0=[::]:80", "the unspecified address"),
+            ("::/0=ff02::1", "a multicast address"),
+            ("::/0=255.255.255.255", "the broadcast address"),
+            ("::/0=fe80::1", "a link-local address"),
+        ] {
+            let message = RuleArgument::redirect(value).unwrap_err().to_string();
+            assert!(message.contains(expected), "{value:?} gave {message:?}");
+        }
+        assert!(
+            RuleArgument::allow("::/0,errno=EACCES")
+                .unwrap_err()
+                .to_string()
+                .contains("takes no errno")
+        );
+    }
+}

@@ -1,0 +1,312 @@
+//! Document and arguments to [`Policy`]: what is required is there, names are unique, groups are defined, and
+//! the rules fit together for every target.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use enforcer_common::{decide::Mode, errno};
+use toml::Spanned;
+
+use super::{
+    Policy, Selector, TargetSpec,
+    argument::RuleArgument,
+    check_rule::{checked, groups, rule_of_argument, rule_of_table},
+    diagnostic::{Diagnostic, Place, PolicyError, Related, Severity},
+    document::{Document, Field, ModeName, TargetTable},
+    parse::{Report, parse},
+    review::{self, Findings},
+    rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleAction, RuleGroups},
+    source::Source,
+    value::{Problem, check_name, nearest, parse_errno, quote},
+};
+
+/// The only version of the file format there is.
+const VERSION: i64 = 1;
+
+/// The largest process identifier (`PID_MAX_LIMIT`, `include/linux/threads.h`).
+const MAX_PID: i64 = 4 << 20;
+
+/// Checks a file (if any) and the command line's rules together.
+pub(super) fn check(
+    source: Option<&Source>,
+    arguments: Vec<RuleArgument>,
+) -> Result<(Policy, Vec<Diagnostic>), PolicyError> {
+    let mut report = Report::default();
+    let mut policy = Policy {
+        mode: Mode::Enforce,
+        errno: errno::DEFAULT,
+        targets: Vec::new(),
+        rules: Vec::new(),
+    };
+    if let Some(source) = source {
+        let document = parse(source, &mut report);
+        check_version(&document, source, &mut report);
+        if let Some(mode) = document.defaults.mode.good() {
+            policy.mode = match mode.get_ref() {
+                ModeName::Enforce => Mode::Enforce,
+                ModeName::Audit => Mode::Audit,
+            };
+        }
+        if let Some(errno) = checked(&document.defaults.errno, source, &mut report, |name| {
+            parse_errno(name)
+        }) {
+            policy.errno = errno;
+        }
+        for table in &document.rules {
+            let rule = rule_of_table(table, source, policy.errno, &mut report);
+            policy.rules.extend(rule);
+        }
+        for table in &document.targets {
+            policy.targets.extend(target(table, source, &mut report));
+        }
+        check_names(&document, &arguments, source, &mut report);
+        check_groups(&document, source, &mut report);
+    }
+    for argument in arguments {
+        policy.rules.push(rule_of_argument(argument, policy.errno));
+    }
+    if !report.has_syntax_errors() {
+        check_together(&policy, source, &mut report);
+    }
+    if !report.has_errors() {
+        warn(&policy, source, &mut report);
+    }
+    let failed = report.has_errors();
+    let diagnostics = report.finish();
+    if failed {
+        Err(PolicyError::new(diagnostics))
+    } else {
+        Ok((policy, diagnostics))
+    }
+}
+
+fn check_version(document: &Document<'_>, source: &Source, report: &mut Report) {
+    match &document.version {
+        Field::Absent => {
+            let problem = Problem::new("the policy file does not say its `version`");
+            let hint = format!("begin it with `version = {VERSION}`");
+            report.missing(source, &(0..0), problem.hint(hint));
+        }
+        Field::Good(version) if *version.get_ref() != VERSION => {
+            let problem = Problem::new(format!("version {} is not known", version.get_ref()));
+            let hint = format!("this enforcer reads version {VERSION}");
+            report.error(source, &version.span(), problem.hint(hint));
+        }
+        Field::Bad | Field::Good(_) => {}
+    }
+}
+
+fn target(table: &TargetTable, source: &Source, report: &mut Report) -> Option<TargetSpec> {
+    let name = checked(&table.name, source, report, |name| {
+        check_name(name, "target").map(|()| name.clone())
+    });
+    if table.name.is_absent() {
+        let problem = Problem::new("the target has no name");
+        let hint = "add `name = \"…\"`: events and summaries call it by that";
+        report.missing(source, &table.header, problem.hint(hint));
+    }
+    let cgroup = checked(&table.cgroup, source, report, |path| {
+        let problem = |why| Problem::new(format!("{} {why}", quote(path)));
+        if !path.starts_with('/') {
+            let rooted = format!("did you mean `/{path}`? paths count from the cgroup v2 mount");
+            return Err(problem("is not an absolute path").hint(rooted));
+        }
+        if path.contains('\0') || path.split('/').any(|part| part == "..") {
+            return Err(problem("is not a plain path"));
+        }
+        Ok(Selector::Cgroup(path.into()))
+    });
+    let pid = checked(&table.pid, source, report, |pid| {
+        let range = 1..=MAX_PID;
+        let valid = u32::try_from(*pid).ok().filter(|_| range.contains(pid));
+        let problem = || Problem::new(format!("`{pid}` is not a process identifier"));
+        valid.map(Selector::Pid).ok_or_else(problem)
+    });
+    let how = "give one of `cgroup = \"/…\"` and `pid = …`";
+    match (table.cgroup.is_absent(), table.pid.is_absent()) {
+        (true, true) => {
+            let problem = Problem::new("the target does not say which workload it is");
+            report.missing(source, &table.header, problem.hint(how));
+        }
+        (false, false) => {
+            let problem = Problem::new("the target has both `cgroup` and `pid`");
+            report.error(source, &table.header, problem.hint(how));
+        }
+        _ => {}
+    }
+    let groups = groups(&table.groups, "target", source, report);
+    let (line, column) = source.position(table.header.start);
+    Some(TargetSpec {
+        name: name?,
+        selector: cgroup.or(pid)?,
+        groups,
+        origin: Origin::File {
+            path: source.path().to_owned(),
+            line,
+            column,
+        },
+    })
+}
+
+/// Names of targets are unique, and so are names of rules, those of the command line included.
+fn check_names(document: &Document<'_>, arguments: &[RuleArgument], source: &Source, report: &mut Report) {
+    let mut seen = HashMap::new();
+    for name in document.targets.iter().filter_map(|table| table.name.good()) {
+        unique(&mut seen, "target", name.get_ref(), source.place(&name.span()), report);
+    }
+    seen.clear();
+    for name in document.rules.iter().filter_map(|table| table.name.good()) {
+        unique(&mut seen, "rule", name.get_ref(), source.place(&name.span()), report);
+    }
+    for argument in arguments {
+        if let Some(name) = &argument.name {
+            let place = Place::Argument(argument.spelling.clone());
+            unique(&mut seen, "rule", name, place, report);
+        }
+    }
+}
+
+fn unique<'a>(
+    seen: &mut HashMap<&'a str, Place>,
+    what: &str,
+    name: &'a str,
+    place: Place,
+    report: &mut Report,
+) {
+    match seen.get(name) {
+        None => {
+            seen.insert(name, place);
+        }
+        Some(first) => {
+            let problem = Problem::new(format!("two {what}s are named {}", quote(name)));
+            let mut diagnostic = problem
+                .hint(format!("events name the {what}, so names must tell them apart"))
+                .at(Severity::Error, place);
+            diagnostic.related.push(Related {
+                message: format!("the first {what} of that name"),
+                place: first.clone(),
+            });
+            report.push(diagnostic);
+        }
+    }
+}
+
+/// Every group that a target uses has a rule, or is the default group.
+fn check_groups(document: &Document<'_>, source: &Source, report: &mut Report) {
+    let names = |list: &'_ Spanned<Vec<Spanned<String>>>| -> Vec<(String, std::ops::Range<usize>)> {
+        let names = list.get_ref().iter();
+        names.map(|name| (name.get_ref().clone(), name.span())).collect()
+    };
+    let mut defined: BTreeSet<GroupName> = BTreeSet::from([DEFAULT_GROUP.to_owned()]);
+    for list in document.rules.iter().filter_map(|table| table.groups.good()) {
+        defined.extend(names(list).into_iter().map(|(name, _)| name));
+    }
+    for list in document.targets.iter().filter_map(|table| table.groups.good()) {
+        for (name, span) in names(list) {
+            if defined.contains(&name) || check_name(&name, "group").is_err() {
+                continue;
+            }
+            let problem = Problem::new(format!("no rule is in the group {}", quote(&name)));
+            let hint = match nearest(&name, defined.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add `groups = [\"{name}\"]` to the rules that belong to it"),
+            };
+            report.missing(source, &span, problem.hint(hint));
+        }
+    }
+}
+
+/// What only shows when the rules of a target are compiled together.
+fn check_together(policy: &Policy, source: Option<&Source>, report: &mut Report) {
+    let mut findings = Findings::new(policy.rules.len());
+    for groups in group_sets(policy) {
+        review::compile_and_review(&policy.rules, &groups, &mut findings);
+    }
+    let place_of = |rule: &Rule| place_of(&rule.origin, source);
+    for diagnostic in findings.diagnostics(&policy.rules, &place_of) {
+        // A rule that was left out for its mistakes may be what a warning misses.
+        if diagnostic.is_error() || !report.has_errors() {
+            report.push(diagnostic);
+        }
+    }
+}
+
+/// Every set of groups that a target uses, and each group that none does: it may be used yet, by a target of
+/// the command line.
+fn group_sets(policy: &Policy) -> BTreeSet<Vec<GroupName>> {
+    let mut sets: BTreeSet<_> = policy.targets.iter().map(|target| target.groups.clone()).collect();
+    let used: BTreeSet<GroupName> = sets.iter().flatten().cloned().collect();
+    for rule in &policy.rules {
+        if let RuleGroups::Named(names) = &rule.groups {
+            sets.extend(names.iter().filter(|name| !used.contains(*name)).map(|name| vec![name.clone()]));
+        }
+    }
+    if sets.is_empty() {
+        sets.insert(vec![DEFAULT_GROUP.to_owned()]);
+    }
+    sets
+}
+
+/// What is no mistake by itself, but seldom what was meant.
+fn warn(policy: &Policy, source: Option<&Source>, report: &mut Report) {
+    let mut warning = |message: String, place, hint: &str| {
+        let mut diagnostic = Diagnostic::new(Severity::Warning, message, place);
+        diagnostic.hint = Some(hint.to_owned());
+        report.push(diagnostic);
+    };
+    if policy.rules.is_empty() {
+        let place = source.map(|source| Place::File(source.path().to_owned()));
+        let hint = "connects are allowed and reported; add a rule to change that";
+        warning("there are no rules: enforcer will only observe".to_owned(), place, hint);
+        return;
+    }
+    let mut with_rules: BTreeMap<&[GroupName], bool> = BTreeMap::new();
+    for target in &policy.targets {
+        let has_rules = *with_rules
+            .entry(&target.groups)
+            .or_insert_with(|| policy.rules.iter().any(|rule| rule.is_in(&target.groups)));
+        if !has_rules {
+            let place = Some(place_of(&target.origin, source));
+            let message = format!(
+                "the target {} has no rules: no rule is in `{}`",
+                quote(&target.name),
+                target.groups.join("` or `")
+            );
+            warning(message, place, "its connects are allowed and reported; `use` names the groups of rules it gets");
+        }
+    }
+    for rule in &policy.rules {
+        if let Some((limit, hint)) = order_effect(rule) {
+            let message = format!(
+                "{} is limited to {limit}, so the C library does not learn from it to try IPv4 first",
+                quote(&rule.label)
+            );
+            warning(message, Some(place_of(&rule.origin, source)), hint);
+        }
+    }
+}
+
+/// A limit of a rule that keeps it from steering the order of addresses: C libraries rank the addresses of a
+/// name by connecting a UDP socket to each, glibc with the service's port, the others with one of their own.
+fn order_effect(rule: &Rule) -> Option<(&'static str, &'static str)> {
+    use enforcer_common::clause::Proto;
+    match (rule.action, rule.proto, rule.ports.is_empty()) {
+        (RuleAction::Allow, ..) => None,
+        (_, Some(Proto::Tcp), _) => Some((
+            "TCP",
+            "leave the protocol out: addresses of a name are ranked by UDP connects",
+        )),
+        (_, _, false) => Some((
+            "ports",
+            "leave the ports out if all of the prefix is unreachable: only glibc ranks addresses by the real port",
+        )),
+        (_, _, true) => None,
+    }
+}
+
+/// The place that an origin stands for, with its line where the file's text is at hand.
+fn place_of(origin: &Origin, source: Option<&Source>) -> Place {
+    match (origin, source) {
+        (Origin::File { line, column, .. }, Some(source)) => source.place_at(*line, *column),
+        _ => origin.into(),
+    }
+}

@@ -1,0 +1,92 @@
+//! [`CompiledPolicy`]: what the kernel's maps hold, and the host's way to look into it.
+//!
+//! Only the compiler makes one. It says nothing of names and lines: a clause's rule is an index into the
+//! policy's rules.
+
+use std::net::Ipv6Addr;
+
+use enforcer_common::{
+    address::{AddrWords, octets_from_words, words_from_octets},
+    binding::EntryKey,
+    clause::{Clause, NO_CLAUSE},
+    decide::PolicyTable,
+};
+use ipnet::Ipv6Net;
+
+use super::rule::longest_match;
+
+/// A prefix and the head of its clause list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// The prefix; host bits are zero.
+    pub prefix: Ipv6Net,
+    /// Index of its first clause, or [`NO_CLAUSE`] for a barrier.
+    pub head: u32,
+}
+
+impl Entry {
+    /// The key of the longest-prefix-match map.
+    #[must_use]
+    pub fn key(&self) -> EntryKey {
+        EntryKey {
+            prefix_len: u32::from(self.prefix.prefix_len()),
+            addr_be: words_from_octets(self.prefix.network().octets()),
+        }
+    }
+}
+
+/// The rules of some groups, ordered and with all precedence worked out. Equal policies are one: compiling
+/// the same rules for different groups gives equal values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct CompiledPolicy {
+    /// Sorted by address, then prefix length.
+    entries: Vec<Entry>,
+    clauses: Vec<Clause>,
+}
+
+impl CompiledPolicy {
+    /// `entries` are sorted by address, then prefix length, without duplicates; heads and `next`s name
+    /// clauses that exist.
+    pub(super) fn new(entries: Vec<Entry>, clauses: Vec<Clause>) -> Self {
+        Self { entries, clauses }
+    }
+
+    /// The entries of the longest-prefix-match map, sorted by address, then prefix length.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The clause array. A clause's `next` is always a lower index than its own.
+    #[must_use]
+    pub fn clauses(&self) -> &[Clause] {
+        &self.clauses
+    }
+
+    /// The entry that answers for an address.
+    #[must_use]
+    pub fn entry_for(&self, address: Ipv6Addr) -> Option<&Entry> {
+        longest_match(&self.entries, |entry| entry.prefix, address)
+    }
+
+    /// The clauses of a list, in the order they are tried.
+    pub fn list(&self, head: u32) -> impl Iterator<Item = &Clause> {
+        let mut index = head;
+        std::iter::from_fn(move || {
+            let clause = (index != NO_CLAUSE).then(|| self.clauses.get(index as usize))??;
+            index = clause.next;
+            Some(clause)
+        })
+    }
+}
+
+impl PolicyTable for CompiledPolicy {
+    fn head(&self, daddr_be: &AddrWords) -> u32 {
+        let address = Ipv6Addr::from(octets_from_words(*daddr_be));
+        self.entry_for(address).map_or(NO_CLAUSE, |entry| entry.head)
+    }
+
+    fn clause(&self, index: u32) -> Option<&Clause> {
+        self.clauses.get(index as usize)
+    }
+}

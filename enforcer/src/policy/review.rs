@@ -1,0 +1,366 @@
+//! What only shows when rules are compiled together: ties, duplicates, rules that can never match, redirects
+//! that lead nowhere, and limits.
+//!
+//! The same rules are compiled once for each set of groups in use, and what is found for several is told once.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, hash_map},
+    ops::RangeInclusive,
+};
+
+use enforcer_common::{
+    clause::{Action, Clause, MAX_ENTRIES, MAX_WALK, NO_RULE},
+    decide::PolicyTable,
+    address::words_from_octets,
+};
+use ipnet::Ipv6Net;
+
+use super::{
+    compile::build,
+    compiled::CompiledPolicy,
+    connects::Connects,
+    diagnostic::{Diagnostic, Place, Related, Severity},
+    rule::{GroupName, Rule, RuleAction},
+    value::quote,
+};
+
+/// Something found. Rules are indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Finding {
+    Tie { first: u32, second: u32 },
+    Duplicate { first: u32, second: u32 },
+    WalkTooLong { rule: u32 },
+    TooManyEntries { rule: u32 },
+    RedirectOntoItself { rule: u32 },
+    RedirectIntoRejected { redirect: u32, reject: u32 },
+}
+
+/// How two rules of as many conditions at one prefix get along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    /// No connect matches both, or both do the same.
+    Compatible,
+    /// They match the same connects and do the same.
+    Equal,
+    /// Some connect matches both, and they do not do the same.
+    Conflicting,
+}
+
+/// Where something was found: one prefix, and how many prefixes or clauses or entries in all.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    prefix: Option<Ipv6Net>,
+    count: u64,
+}
+
+/// Everything found so far.
+pub(super) struct Findings {
+    found: BTreeMap<Finding, Extent>,
+    /// Pairs of rules that were looked at before.
+    relations: HashMap<(u32, u32), Relation>,
+    /// Heads of lists that some address gets, in the policy being compiled.
+    answering: HashSet<u32>,
+    /// Per rule: it was compiled.
+    compiled: Vec<bool>,
+    /// Per rule: there is a connect that it decides.
+    live: Vec<bool>,
+}
+
+/// Compiles the rules of some groups and notes everything there is to say about them.
+pub(super) fn compile_and_review(
+    rules: &[Rule],
+    groups: &[GroupName],
+    findings: &mut Findings,
+) -> CompiledPolicy {
+    findings.answering.clear();
+    let compiled = build(rules, groups, findings);
+    findings.note_live_rules(rules, groups, &compiled);
+    for (index, rule) in (0_u32..).zip(rules) {
+        if rule.is_in(groups) {
+            findings.note_redirect(index, rule, &compiled);
+        }
+    }
+    compiled
+}
+
+/// Looks for ties among the rules at one prefix, and takes out the duplicates. The rules come in their order.
+pub(super) fn note_ties(prefix: Ipv6Net, at_prefix: &mut Vec<u32>, rules: &[Rule], findings: &mut Findings) {
+    if at_prefix.len() < 2 {
+        return;
+    }
+    let mut kept: Vec<u32> = Vec::new();
+    at_prefix.retain(|&second| {
+        let conditions = rules[second as usize].conditions();
+        // More rules than can be walked are refused anyway; what ties among them would take long to find.
+        let earlier = kept.iter().rev().take(MAX_WALK as usize + 1);
+        for &first in earlier.take_while(|&&first| rules[first as usize].conditions() == conditions) {
+            match findings.relation(first, second, rules) {
+                Relation::Compatible => continue,
+                Relation::Equal => findings.add(Finding::Duplicate { first, second }, prefix),
+                Relation::Conflicting => findings.add(Finding::Tie { first, second }, prefix),
+            }
+            return false;
+        }
+        kept.push(second);
+        true
+    });
+}
+
+impl Findings {
+    /// Nothing found yet, for that many rules.
+    pub(super) fn new(rules: usize) -> Self {
+        Self {
+            found: BTreeMap::new(),
+            relations: HashMap::new(),
+            answering: HashSet::new(),
+            compiled: vec![false; rules],
+            live: vec![false; rules],
+        }
+    }
+
+    /// Notes that some address gets the list with that head.
+    pub(super) fn answering_head(&mut self, head: u32) {
+        self.answering.insert(head);
+    }
+
+    /// Notes that a list is longer than the kernel walks.
+    pub(super) fn walk_too_long(&mut self, rule: u32, prefix: Ipv6Net, length: u32) {
+        let extent = Extent {
+            prefix: Some(prefix),
+            count: length.into(),
+        };
+        self.found.entry(Finding::WalkTooLong { rule }).or_insert(extent);
+    }
+
+    /// Notes the number of entries, if it is too large. The rule with the most prefixes is held to be at
+    /// fault.
+    pub(super) fn entries(&mut self, entries: usize, members: &[(Ipv6Net, u32)]) {
+        if entries <= MAX_ENTRIES as usize {
+            return;
+        }
+        let mut counts: HashMap<u32, u64> = HashMap::new();
+        for (_, rule) in members.iter().filter(|(_, rule)| *rule != NO_RULE) {
+            *counts.entry(*rule).or_default() += 1;
+        }
+        let largest = counts.into_iter().max_by_key(|(rule, count)| (*count, *rule));
+        if let Some((rule, _)) = largest {
+            let extent = Extent {
+                prefix: None,
+                count: entries as u64,
+            };
+            self.found.entry(Finding::TooManyEntries { rule }).or_insert(extent);
+        }
+    }
+
+    fn add(&mut self, finding: Finding, prefix: Ipv6Net) {
+        let extent = self.found.entry(finding).or_insert(Extent {
+            prefix: Some(prefix),
+            count: 0,
+        });
+        extent.count += 1;
+    }
+
+    fn relation(&mut self, first: u32, second: u32, rules: &[Rule]) -> Relation {
+        match self.relations.entry((first, second)) {
+            hash_map::Entry::Occupied(known) => *known.get(),
+            hash_map::Entry::Vacant(unknown) => {
+                *unknown.insert(relation(&rules[first as usize], &rules[second as usize]))
+            }
+        }
+    }
+
+    /// Marks the rules that decide some connect: those with a clause that is reached on a list that some
+    /// address gets.
+    fn note_live_rules(&mut self, rules: &[Rule], groups: &[GroupName], compiled: &CompiledPolicy) {
+        for (flag, rule) in self.compiled.iter_mut().zip(rules) {
+            *flag |= rule.is_in(groups) && !rule.prefixes.is_empty();
+        }
+        for &head in &self.answering {
+            let mut left = Connects::all();
+            for clause in compiled.list(head).take(MAX_WALK as usize) {
+                let matched = Connects::of_clause(clause);
+                if left.intersects(&matched) {
+                    self.live[clause.rule as usize] = true;
+                }
+                left.subtract(&matched);
+            }
+        }
+    }
+
+    /// Follows a redirect: what would its own policy say of the connects that it makes?
+    fn note_redirect(&mut self, index: u32, rule: &Rule, compiled: &CompiledPolicy) {
+        let RuleAction::Redirect(to) = rule.action else {
+            return;
+        };
+        let mut left = Connects::of_rule(rule);
+        if to.port() != 0 {
+            left = left.moved_to_port(to.port());
+        }
+        let head = compiled.head(&words_from_octets(to.ip().octets()));
+        for clause in compiled.list(head).take(MAX_WALK as usize) {
+            if left.is_empty() {
+                return;
+            }
+            let matched = Connects::of_clause(clause);
+            if left.intersects(&matched) {
+                let finding = if clause.rule == index {
+                    Some(Finding::RedirectOntoItself { rule: index })
+                } else if is_reject(clause) {
+                    Some(Finding::RedirectIntoRejected {
+                        redirect: index,
+                        reject: clause.rule,
+                    })
+                } else {
+                    None
+                };
+                if let Some(finding) = finding {
+                    self.found.entry(finding).or_insert(Extent {
+                        prefix: None,
+                        count: 1,
+                    });
+                    return;
+                }
+            }
+            left.subtract(&matched);
+        }
+    }
+
+    /// Everything found, for people.
+    pub(super) fn diagnostics(&self, rules: &[Rule], place_of: &dyn Fn(&Rule) -> Place) -> Vec<Diagnostic> {
+        let found = self.found.iter();
+        let mut diagnostics: Vec<_> = found
+            .map(|(finding, extent)| describe(*finding, *extent, rules, place_of))
+            .collect();
+        let is_explained: HashSet<u32> = self
+            .found
+            .keys()
+            .filter_map(|finding| match finding {
+                Finding::Duplicate { second, .. } | Finding::Tie { second, .. } => Some(*second),
+                _ => None,
+            })
+            .collect();
+        for (index, rule) in (0_u32..).zip(rules) {
+            let dead = self.compiled[index as usize] && !self.live[index as usize];
+            if dead && !is_explained.contains(&index) {
+                let message = format!("{} can never match", quote(&rule.label));
+                let mut diagnostic = Diagnostic::new(Severity::Warning, message, Some(place_of(rule)));
+                diagnostic.hint = Some(
+                    "other rules, of longer prefixes or of more conditions, decide every connect that it covers"
+                        .to_owned(),
+                );
+                diagnostics.push(diagnostic);
+            }
+        }
+        diagnostics
+    }
+}
+
+fn is_reject(clause: &Clause) -> bool {
+    Action::from_raw(clause.action) == Some(Action::Reject)
+}
+
+fn relation(first: &Rule, second: &Rule) -> Relation {
+    let (matched_first, matched_second) = (Connects::of_rule(first), Connects::of_rule(second));
+    let same_errno = first.errno == second.errno || first.action == RuleAction::Allow;
+    let same_outcome = first.action == second.action && same_errno;
+    match (matched_first.intersects(&matched_second), same_outcome) {
+        (true, false) => Relation::Conflicting,
+        (true, true) if matched_first == matched_second => Relation::Equal,
+        _ => Relation::Compatible,
+    }
+}
+
+fn describe(
+    finding: Finding,
+    extent: Extent,
+    rules: &[Rule],
+    place_of: &dyn Fn(&Rule) -> Place,
+) -> Diagnostic {
+    let rule = |index: u32| &rules[index as usize];
+    let name = |index: u32| quote(&rule(index).label);
+    let at = match (extent.prefix, extent.count) {
+        (Some(prefix), 1) => format!("at {prefix}"),
+        (Some(prefix), 2) => format!("at {prefix} and one more prefix"),
+        (Some(prefix), count) => format!("at {prefix} and {} more prefixes", count - 1),
+        (None, _) => String::new(),
+    };
+    let (severity, subject, other, message, label, hint) = match finding {
+        Finding::Tie { first, second } => (
+            Severity::Error,
+            second,
+            Some((first, format!("{}: {}", name(first), conditions(rule(first))))),
+            format!("{} and {} tie {at}", name(first), name(second)),
+            Some(format!("{}: {}", name(second), conditions(rule(second)))),
+            "make one of the prefixes longer, or give one rule a condition (`ports`, `proto`) that the other has not",
+        ),
+        Finding::Duplicate { first, second } => (
+            Severity::Warning,
+            second,
+            Some((first, format!("{} is here", name(first)))),
+            format!("{} is an exact duplicate of {} {at}", name(second), name(first)),
+            None,
+            "remove one of them; the first is the one that events name",
+        ),
+        Finding::WalkTooLong { rule } => (
+            Severity::Error,
+            rule,
+            None,
+            format!(
+                "{} clauses would have to be tried for an address of {}, but {MAX_WALK} is the most",
+                extent.count,
+                extent.prefix.unwrap_or_default()
+            ),
+            Some("each port range of a rule is a clause, and so is each rule of a covering prefix".to_owned()),
+            "join port ranges, or make rules unconditional: nothing is tried after such a rule",
+        ),
+        Finding::TooManyEntries { rule } => (
+            Severity::Error,
+            rule,
+            None,
+            format!("the policy has {} entries, but {MAX_ENTRIES} is the most", extent.count),
+            Some("this rule has the most prefixes".to_owned()),
+            "wider prefixes may do; prefixes of groups that no target uses together do not add up",
+        ),
+        Finding::RedirectOntoItself { rule: index } => (
+            Severity::Error,
+            index,
+            None,
+            format!("{} redirects into its own prefix", name(index)),
+            Some(rule(index).action.to_string()),
+            "an address in a prefix that is redirected cannot be where it is redirected to",
+        ),
+        Finding::RedirectIntoRejected { redirect, reject } => (
+            Severity::Error,
+            redirect,
+            Some((reject, format!("{}: {}", name(reject), conditions(rule(reject))))),
+            format!("{} redirects to where {} rejects", name(redirect), name(reject)),
+            Some(rule(redirect).action.to_string()),
+            "redirect to an address that is reachable, or allow it with a rule of its own prefix",
+        ),
+    };
+    let mut diagnostic = Diagnostic::new(severity, message, Some(place_of(rule(subject))));
+    diagnostic.label = label;
+    diagnostic.hint = Some(hint.to_owned());
+    diagnostic.related = other
+        .map(|(other, message)| Related {
+            message,
+            place: place_of(rule(other)),
+        })
+        .into_iter()
+        .collect();
+    diagnostic
+}
+
+/// What a rule does, and to which connects.
+fn conditions(rule: &Rule) -> String {
+    let range = |ports: &RangeInclusive<u16>| match (ports.start(), ports.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    };
+    let proto = rule.proto.map_or(String::new(), |proto| format!(", proto {proto:?}").to_lowercase());
+    let ports = match rule.ports.as_slice() {
+        [] => String::new(),
+        ports => format!(", ports {}", ports.iter().map(range).collect::<Vec<_>>().join(" ")),
+    };
+    format!("{}{proto}{ports}", rule.outcome())
+}
