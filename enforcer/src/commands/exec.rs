@@ -25,7 +25,7 @@ use crate::{
         signals::{FORWARDED, Signals},
     },
     policy::Policy,
-    sinks::{live::Colour, writer::Writer},
+    sinks::live::Colour,
     targets::{Cgroup, ExecCgroup, Hierarchy},
 };
 

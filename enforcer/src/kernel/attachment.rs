@@ -93,7 +93,7 @@ fn link(ebpf: &mut Ebpf, name: &'static str, cgroup: &Cgroup) -> Result<CgroupSo
     let program = loader::program(ebpf, name)?;
     // A bpf_link always allows others beside it; the flag for several is refused with links (EINVAL).
     let id: CgroupSockAddrLinkId = program
-        .attach(cgroup.dir(), CgroupAttachMode::Single)
+        .attach(cgroup, CgroupAttachMode::Single)
         .map_err(failed)?;
     program.take_link(id).map_err(failed)
 }

@@ -9,9 +9,7 @@ use ipnet::Ipv6Net;
 
 use super::{
     rule::RuleAction,
-    value::{
-        Problem, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to, quote, suggest,
-    },
+    value::{Problem, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to, quote, suggest},
 };
 
 /// The options that take a rule.
@@ -109,9 +107,7 @@ impl RuleArgument {
         let (prefix, action) = match (kind, subject.split_once('=')) {
             (ArgumentKind::Allow, None) => (subject, RuleAction::Allow),
             (ArgumentKind::Reject, None) => (subject, RuleAction::Reject),
-            (ArgumentKind::Redirect, Some((prefix, to))) => {
-                (prefix, RuleAction::Redirect(redirect_to(to)?))
-            }
+            (ArgumentKind::Redirect, Some((prefix, to))) => (prefix, RuleAction::Redirect(redirect_to(to)?)),
             (ArgumentKind::Redirect, None) => {
                 return Err(Problem::new(format!("{} does not say where to", quote(subject)))
                     .hint("write `--redirect PREFIX=ADDRESS`, such as `2001:db8::/32=192.0.2.1`"));
@@ -135,7 +131,9 @@ impl RuleArgument {
             rule.option(part)?;
         }
         if rule.action == RuleAction::Allow && rule.errno.is_some() {
-            return Err(Problem::new("--allow takes no errno: an allowed connect just goes on"));
+            return Err(Problem::new(
+                "--allow takes no errno: an allowed connect just goes on",
+            ));
         }
         Ok(rule)
     }
@@ -180,8 +178,10 @@ fn parse_proto(text: &str) -> Result<Proto, Problem> {
     match text {
         "tcp" => Ok(Proto::Tcp),
         "udp" => Ok(Proto::Udp),
-        other => Err(Problem::new(format!("`proto` cannot be {}", quote(other)))
-            .hint(suggest(other, &["tcp", "udp"]))),
+        other => {
+            Err(Problem::new(format!("`proto` cannot be {}", quote(other)))
+                .hint(suggest(other, &["tcp", "udp"])))
+        }
     }
 }
 
@@ -228,7 +228,11 @@ mod tests {
             ("::ffff:192.0.2.1", "[::ffff:192.0.2.1]:0"),
         ] {
             let rule = RuleArgument::redirect(&format!("2001:db8:3::/48={text}")).unwrap();
-            assert_eq!(rule.action, RuleAction::Redirect(expected.parse().unwrap()), "{text}");
+            assert_eq!(
+                rule.action,
+                RuleAction::Redirect(expected.parse().unwrap()),
+                "{text}"
+            );
         }
     }
 
@@ -243,7 +247,10 @@ mod tests {
             ("::/+1", "`::/+1` has no valid prefix length"),
             ("::/", "`::/` has no valid prefix length"),
             ("10.0.0.0/8", "`10.0.0.0/8` is IPv4"),
-            ("2001:db8::1/32", "the prefix that contains it is `2001:db8::/32`; or `2001:db8::1/128`"),
+            (
+                "2001:db8::1/32",
+                "the prefix that contains it is `2001:db8::/32`; or `2001:db8::1/128`",
+            ),
             ("::ffff:10.0.0.0/104", "IPv4 written as IPv6"),
             ("::ffff:1.2.3.4", "IPv4 written as IPv6"),
             ("[2001:db8::]/32", "leave the brackets out"),
@@ -253,18 +260,27 @@ mod tests {
             ("::/0,errno=512", "`512` is not an errno"),
             ("::/0,errno=4096", "`4096` is not an errno"),
             ("::/0,errno=EFOO", "`EFOO` is not an errno that a rule can choose"),
-            ("::/0,errno=EINPROGRESS", "`EINPROGRESS` is not an errno that a rule can choose"),
+            (
+                "::/0,errno=EINPROGRESS",
+                "`EINPROGRESS` is not an errno that a rule can choose",
+            ),
             ("::/0,errno=ENETUNREACHABLE", "did you mean `ENETUNREACH`?"),
             ("::/0,errno=enetunreach", "did you mean `ENETUNREACH`?"),
             ("::/0,errno=111", "errnos are written by name: `ECONNREFUSED`"),
             ("::/0,port=0", "`0` is not a port"),
             ("::/0,port=65536", "`65536` is not a port"),
             ("::/0,port=99999999999999999999", "is not a port"),
-            ("::/0,port=9-3", "the port range `9-3` is empty\n  hint: did you mean `3-9`?"),
+            (
+                "::/0,port=9-3",
+                "the port range `9-3` is empty\n  hint: did you mean `3-9`?",
+            ),
             ("::/0,port=http", "`http` is not a port"),
             ("::/0,port=1-2-3", "`1-2-3` is not a port"),
             ("::/0,proto=tpc", "did you mean `tcp`?"),
-            ("::/0,ports=1", "a rule has no option `ports`\n  hint: did you mean `port`?"),
+            (
+                "::/0,ports=1",
+                "a rule has no option `ports`\n  hint: did you mean `port`?",
+            ),
             ("::/0,colour=red", "there are `errno`, `port`, `proto`, `name`"),
             ("::/0,::/1", "`::/1` is not `KEY=VALUE`"),
             ("::/0,", "`` is not `KEY=VALUE`"),

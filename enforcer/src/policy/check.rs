@@ -151,11 +151,23 @@ fn target(table: &TargetTable, source: &Source, report: &mut Report) -> Option<T
 fn check_names(document: &Document<'_>, arguments: &[RuleArgument], source: &Source, report: &mut Report) {
     let mut seen = HashMap::new();
     for name in document.targets.iter().filter_map(|table| table.name.good()) {
-        unique(&mut seen, "target", name.get_ref(), source.place(&name.span()), report);
+        unique(
+            &mut seen,
+            "target",
+            name.get_ref(),
+            source.place(&name.span()),
+            report,
+        );
     }
     seen.clear();
     for name in document.rules.iter().filter_map(|table| table.name.good()) {
-        unique(&mut seen, "rule", name.get_ref(), source.place(&name.span()), report);
+        unique(
+            &mut seen,
+            "rule",
+            name.get_ref(),
+            source.place(&name.span()),
+            report,
+        );
     }
     for argument in arguments {
         if let Some(name) = &argument.name {
@@ -233,11 +245,20 @@ fn check_together(policy: &Policy, source: Option<&Source>, report: &mut Report)
 /// Every set of groups that a target uses, and each group that none does: it may be used yet, by a target of
 /// the command line.
 fn group_sets(policy: &Policy) -> BTreeSet<Vec<GroupName>> {
-    let mut sets: BTreeSet<_> = policy.targets.iter().map(|target| target.groups.clone()).collect();
+    let mut sets: BTreeSet<_> = policy
+        .targets
+        .iter()
+        .map(|target| target.groups.clone())
+        .collect();
     let used: BTreeSet<GroupName> = sets.iter().flatten().cloned().collect();
     for rule in &policy.rules {
         if let RuleGroups::Named(names) = &rule.groups {
-            sets.extend(names.iter().filter(|name| !used.contains(*name)).map(|name| vec![name.clone()]));
+            sets.extend(
+                names
+                    .iter()
+                    .filter(|name| !used.contains(*name))
+                    .map(|name| vec![name.clone()]),
+            );
         }
     }
     if sets.is_empty() {
@@ -256,7 +277,11 @@ fn warn(policy: &Policy, source: Option<&Source>, report: &mut Report) {
     if policy.rules.is_empty() {
         let place = source.map(|source| Place::File(source.path().to_owned()));
         let hint = "connects are allowed and reported; add a rule to change that";
-        warning("there are no rules: enforcer will only observe".to_owned(), place, hint);
+        warning(
+            "there are no rules: enforcer will only observe".to_owned(),
+            place,
+            hint,
+        );
         return;
     }
     let mut with_rules: BTreeMap<&[GroupName], bool> = BTreeMap::new();
@@ -271,7 +296,11 @@ fn warn(policy: &Policy, source: Option<&Source>, report: &mut Report) {
                 quote(&target.name),
                 target.groups.join("` or `")
             );
-            warning(message, place, "its connects are allowed and reported; `use` names the groups of rules it gets");
+            warning(
+                message,
+                place,
+                "its connects are allowed and reported; `use` names the groups of rules it gets",
+            );
         }
     }
     for rule in &policy.rules {

@@ -124,7 +124,10 @@ pub(super) fn groups(
 /// Whether an array is empty in the file, rather than after its bad elements were taken out.
 fn is_written_empty<T>(list: &Spanned<Vec<T>>, source: &Source) -> bool {
     let text = source.text().get(list.span()).unwrap_or_default();
-    text.trim_start_matches('[').trim_end_matches(']').trim().is_empty()
+    text.trim_start_matches('[')
+        .trim_end_matches(']')
+        .trim()
+        .is_empty()
 }
 
 fn prefixes(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Option<Vec<Ipv6Net>> {
@@ -133,7 +136,11 @@ fn prefixes(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Opti
         ("prefixes", table.prefixes.is_absent()),
         ("prefixes_file", table.prefixes_file.is_absent()),
     ];
-    let given: Vec<_> = given.iter().filter(|(_, absent)| !absent).map(|(key, _)| *key).collect();
+    let given: Vec<_> = given
+        .iter()
+        .filter(|(_, absent)| !absent)
+        .map(|(key, _)| *key)
+        .collect();
     match given.as_slice() {
         [] => {
             let problem = Problem::new("the rule covers no prefix");
@@ -198,7 +205,11 @@ fn action(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Option
     };
     if let (ActionName::Allow | ActionName::Reject, Some(to)) = (action.get_ref(), table.to.good()) {
         let problem = Problem::new("only a redirect goes `to` an address");
-        report.error(source, &to.span(), problem.hint("write `action = \"redirect\"`, or remove `to`"));
+        report.error(
+            source,
+            &to.span(),
+            problem.hint("write `action = \"redirect\"`, or remove `to`"),
+        );
     }
     match action.get_ref() {
         ActionName::Reject => Some(RuleAction::Reject),
@@ -213,7 +224,11 @@ fn action(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Option
         ActionName::Allow => {
             if let Some(errno) = table.errno.good() {
                 let problem = Problem::new("a rule that allows has no use for an `errno`");
-                report.error(source, &errno.span(), problem.hint("remove it, or write `action = \"reject\"`"));
+                report.error(
+                    source,
+                    &errno.span(),
+                    problem.hint("remove it, or write `action = \"reject\"`"),
+                );
             }
             Some(RuleAction::Allow)
         }
@@ -233,7 +248,11 @@ fn ports(
     };
     if list.get_ref().is_empty() && is_written_empty(list, source) {
         let problem = Problem::new("the rule has an empty list of ports");
-        report.error(source, &list.span(), problem.hint("leave `ports` out for every port"));
+        report.error(
+            source,
+            &list.span(),
+            problem.hint("leave `ports` out for every port"),
+        );
     }
     let mut ports = Vec::new();
     for port in list.get_ref() {
@@ -268,7 +287,14 @@ mod tests {
 
     #[test]
     fn port_ranges_that_overlap_or_touch_become_one() {
-        let mut ports = vec![8000..=8999, 443..=443, 444..=450, 8500..=9000, 1..=1, 65535..=65535];
+        let mut ports = vec![
+            8000..=8999,
+            443..=443,
+            444..=450,
+            8500..=9000,
+            1..=1,
+            65535..=65535,
+        ];
         merge_ports(&mut ports);
         assert_eq!(ports, [1..=1, 443..=450, 8000..=9000, 65535..=65535]);
     }

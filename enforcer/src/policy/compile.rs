@@ -34,7 +34,11 @@ pub fn compile(rules: &[Rule], groups: &[GroupName]) -> Result<CompiledPolicy, V
     let compiled = review::compile_and_review(rules, groups, &mut findings);
     let mut errors = findings.diagnostics(rules, &|rule: &Rule| Place::from(&rule.origin));
     errors.retain(Diagnostic::is_error);
-    if errors.is_empty() { Ok(compiled) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(compiled)
+    } else {
+        Err(errors)
+    }
 }
 
 /// A prefix and one rule that has it, or [`NO_RULE`] for an exempt prefix. Sorts into the order of entries.
@@ -59,7 +63,9 @@ impl Open {
 
 /// Addresses of a prefix, modulo 2^128.
 fn size(prefix: &Ipv6Net) -> u128 {
-    1_u128.checked_shl(128 - u32::from(prefix.prefix_len())).unwrap_or(0)
+    1_u128
+        .checked_shl(128 - u32::from(prefix.prefix_len()))
+        .unwrap_or(0)
 }
 
 /// Compiles and notes what is found on the way. The heads of lists that some address gets go to the findings
@@ -75,7 +81,12 @@ pub(super) fn build(rules: &[Rule], groups: &[GroupName], findings: &mut Finding
         close(&mut open, Some(&prefix), findings);
         let is_exempt = same_prefix.iter().any(|(_, rule)| *rule == NO_RULE);
         at_prefix.clear();
-        at_prefix.extend(same_prefix.iter().map(|(_, rule)| *rule).filter(|rule| *rule != NO_RULE));
+        at_prefix.extend(
+            same_prefix
+                .iter()
+                .map(|(_, rule)| *rule)
+                .filter(|rule| *rule != NO_RULE),
+        );
         if at_prefix.is_empty() && open.is_empty() {
             // No rule reaches into this exempt prefix.
             continue;
@@ -160,7 +171,11 @@ impl Lists {
     /// The head of the list in which the rule's clauses stand before those of `tail`.
     fn prepend(&mut self, index: u32, rule: &Rule, tail: u32) -> u32 {
         // A list begins with all clauses of its first rule. If that is this one, it has no more to say.
-        if self.clauses.get(tail as usize).is_some_and(|clause| clause.rule == index) {
+        if self
+            .clauses
+            .get(tail as usize)
+            .is_some_and(|clause| clause.rule == index)
+        {
             return tail;
         }
         let (action, to) = match rule.action {

@@ -33,7 +33,11 @@ impl Connects {
         let ports = Ports(vec![clause.port_min..=clause.port_max]);
         let wants = |proto: Proto| clause.proto == ANY_PROTO || clause.proto == proto as u8;
         Self {
-            tcp: if wants(Proto::Tcp) { ports.clone() } else { Ports::none() },
+            tcp: if wants(Proto::Tcp) {
+                ports.clone()
+            } else {
+                Ports::none()
+            },
             udp: if wants(Proto::Udp) { ports } else { Ports::none() },
             other: clause.is_unconditional(),
         }
@@ -48,7 +52,11 @@ impl Connects {
         };
         let wants = |proto: Proto| rule.proto.is_none_or(|only| only == proto);
         Self {
-            tcp: if wants(Proto::Tcp) { ports.clone() } else { Ports::none() },
+            tcp: if wants(Proto::Tcp) {
+                ports.clone()
+            } else {
+                Ports::none()
+            },
             udp: if wants(Proto::Udp) { ports } else { Ports::none() },
             other: rule.conditions() == 0,
         }
@@ -95,9 +103,12 @@ impl Ports {
     }
 
     fn intersects(&self, other: &Self) -> bool {
-        self.0
-            .iter()
-            .any(|a| other.0.iter().any(|b| a.start() <= b.end() && b.start() <= a.end()))
+        self.0.iter().any(|a| {
+            other
+                .0
+                .iter()
+                .any(|b| a.start() <= b.end() && b.start() <= a.end())
+        })
     }
 
     fn subtract(&mut self, other: &Self) {

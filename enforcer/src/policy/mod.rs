@@ -95,6 +95,14 @@ pub enum Selector {
     Pid(u32),
 }
 
+impl Selector {
+    /// Whether this asks for the root cgroup by its name, `/`. No other way of meaning it is accepted.
+    #[must_use]
+    pub fn names_root(&self) -> bool {
+        matches!(self, Self::Cgroup(path) if path == Path::new("/"))
+    }
+}
+
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -88,10 +88,7 @@ impl Report {
     /// All problems in the order of the file, and how many more there are.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_cached_key(Diagnostic::sort_key);
-        for (severity, count) in [
-            (Severity::Error, self.errors),
-            (Severity::Warning, self.warnings),
-        ] {
+        for (severity, count) in [(Severity::Error, self.errors), (Severity::Warning, self.warnings)] {
             if let more @ 1.. = count.saturating_sub(MAX_DIAGNOSTICS) {
                 let message = format!("{more} more {severity}s are not shown");
                 self.diagnostics.push(Diagnostic::new(severity, message, None));

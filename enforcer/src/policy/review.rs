@@ -9,9 +9,9 @@ use std::{
 };
 
 use enforcer_common::{
+    address::words_from_octets,
     clause::{Action, Clause, MAX_ENTRIES, MAX_WALK, NO_RULE},
     decide::PolicyTable,
-    address::words_from_octets,
 };
 use ipnet::Ipv6Net;
 
@@ -148,7 +148,9 @@ impl Findings {
                 prefix: None,
                 count: entries as u64,
             };
-            self.found.entry(Finding::TooManyEntries { rule }).or_insert(extent);
+            self.found
+                .entry(Finding::TooManyEntries { rule })
+                .or_insert(extent);
         }
     }
 
@@ -310,14 +312,19 @@ fn describe(
                 extent.count,
                 extent.prefix.unwrap_or_default()
             ),
-            Some("each port range of a rule is a clause, and so is each rule of a covering prefix".to_owned()),
+            Some(
+                "each port range of a rule is a clause, and so is each rule of a covering prefix".to_owned(),
+            ),
             "join port ranges, or make rules unconditional: nothing is tried after such a rule",
         ),
         Finding::TooManyEntries { rule } => (
             Severity::Error,
             rule,
             None,
-            format!("the policy has {} entries, but {MAX_ENTRIES} is the most", extent.count),
+            format!(
+                "the policy has {} entries, but {MAX_ENTRIES} is the most",
+                extent.count
+            ),
             Some("this rule has the most prefixes".to_owned()),
             "wider prefixes may do; prefixes of groups that no target uses together do not add up",
         ),
@@ -357,10 +364,15 @@ fn conditions(rule: &Rule) -> String {
         (first, last) if first == last => first.to_string(),
         (first, last) => format!("{first}-{last}"),
     };
-    let proto = rule.proto.map_or(String::new(), |proto| format!(", proto {proto:?}").to_lowercase());
+    let proto = rule
+        .proto
+        .map_or(String::new(), |proto| format!(", proto {proto:?}").to_lowercase());
     let ports = match rule.ports.as_slice() {
         [] => String::new(),
-        ports => format!(", ports {}", ports.iter().map(range).collect::<Vec<_>>().join(" ")),
+        ports => format!(
+            ", ports {}",
+            ports.iter().map(range).collect::<Vec<_>>().join(" ")
+        ),
     };
     format!("{}{proto}{ports}", rule.outcome())
 }

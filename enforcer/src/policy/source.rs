@@ -88,7 +88,8 @@ impl Source {
 
     /// Line, from 1, of a byte offset.
     pub(super) fn line(&self, offset: usize) -> usize {
-        self.line_starts.partition_point(|&start| start as usize <= offset)
+        self.line_starts
+            .partition_point(|&start| start as usize <= offset)
     }
 
     /// Line and column of a byte offset.
@@ -168,10 +169,11 @@ pub(super) fn open_regular(path: &Path, what: &str) -> Result<File, Problem> {
         } else {
             "a device"
         };
-        Err(
-            Problem::new(format!("cannot read the {what} `{}`: it is {found}", path.display()))
-                .hint("give the path of a regular file"),
-        )
+        Err(Problem::new(format!(
+            "cannot read the {what} `{}`: it is {found}",
+            path.display()
+        ))
+        .hint("give the path of a regular file"))
     };
     let refused = |error: io::Error| cannot_read(what, path, &error);
     check(&fs::metadata(path).map_err(refused)?)?;

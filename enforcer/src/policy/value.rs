@@ -133,12 +133,13 @@ pub(super) fn parse_prefix(text: &str) -> Result<Ipv6Net, Problem> {
         } else {
             String::new()
         };
-        return Err(Problem::new(format!(
-            "{} has bits set after its prefix length",
-            quote(text)
-        ))
-        .label("not the first address of the prefix")
-        .hint(format!("the prefix that contains it is `{prefix}`{meant_address}")));
+        return Err(
+            Problem::new(format!("{} has bits set after its prefix length", quote(text)))
+                .label("not the first address of the prefix")
+                .hint(format!(
+                    "the prefix that contains it is `{prefix}`{meant_address}"
+                )),
+        );
     }
     let closed = EXEMPT_PREFIXES.iter().find(|exempt| {
         !exempt.rules_allowed

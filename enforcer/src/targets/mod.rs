@@ -26,7 +26,7 @@ pub use self::{
     child::{ExecCgroup, ExecCgroupError},
     hierarchy::{Hierarchy, HierarchyError},
     pid::PidError,
-    resolve::{Nesting, Note, Request, ResolveError, ResolvedTarget, Selector},
+    resolve::{Nesting, Note, Request, ResolveError, ResolvedTarget},
     wait::{VanishWatch, WaitError},
     watch::WatchError,
 };

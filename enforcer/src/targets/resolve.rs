@@ -13,37 +13,13 @@ use enforcer_common::{
     clause::MAX_CGROUPS,
 };
 
+use crate::policy::Selector;
+
 use super::{
     cgroup::{Cgroup, CgroupError},
     hierarchy::Hierarchy,
     pid::{self, PidError},
 };
-
-/// How a target was named.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Selector {
-    /// By the path of its cgroup; see [`Cgroup::open`] for how that is read.
-    Cgroup(PathBuf),
-    /// By a process: the cgroup it is in, with everyone else in it.
-    Pid(u32),
-}
-
-impl Selector {
-    /// Whether this asks for the root cgroup by its name, `/`. No other way of meaning it is accepted.
-    #[must_use]
-    pub fn names_root(&self) -> bool {
-        matches!(self, Self::Cgroup(path) if path == Path::new("/"))
-    }
-}
-
-impl fmt::Display for Selector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
-            Self::Pid(pid) => write!(f, "pid {pid}"),
-        }
-    }
-}
 
 /// A target to resolve.
 #[derive(Clone, Debug, PartialEq, Eq)]

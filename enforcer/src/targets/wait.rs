@@ -7,11 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::policy::Selector;
+
 use super::{
     cgroup::{Cgroup, CgroupError},
     hierarchy::Hierarchy,
     pid::PidError,
-    resolve::{Request, ResolveError, ResolvedTarget, Selector, resolve_one},
+    resolve::{Request, ResolveError, ResolvedTarget, resolve_one},
     watch::{WatchError, Watches},
 };
 
