@@ -14,7 +14,8 @@ use ipnet::Ipv6Net;
 pub(super) fn longest_covering(prefixes: &[Ipv6Net], addr: Ipv6Addr) -> Option<Ipv6Net> {
     let mut candidates = prefixes;
     let mut longest = 128;
-    loop {
+    // `longest` falls with each round, from 128 to 0 at most.
+    for _ in 0..=128 {
         // In this order a prefix that covers the address and is at most `longest` long is never after this key,
         // and of several the longest is the last.
         let key = (truncate(addr, longest), longest);
@@ -30,6 +31,7 @@ pub(super) fn longest_covering(prefixes: &[Ipv6Net], addr: Ipv6Addr) -> Option<I
         longest = u8::try_from(different.leading_zeros()).unwrap_or(128);
         candidates = before;
     }
+    None
 }
 
 const fn truncate(addr: Ipv6Addr, len: u8) -> u128 {
