@@ -23,8 +23,8 @@ pub struct ConnectRecord {
     pub task_cgroup_id: u64,
     /// Destination address asked for, each word in network byte order.
     pub daddr_be: AddrWords,
-    /// Address redirected to, each word in network byte order; the address that would have been used where
-    /// `unmovable` is set; zero otherwise.
+    /// Address redirected to, each word in network byte order, or the address a rejected connect could not be
+    /// moved to (`unmovable`); zero otherwise, and always where no rule acted.
     pub redirect_be: AddrWords,
     /// Thread group: what people call the process.
     pub pid: u32,

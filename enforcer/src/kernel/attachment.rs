@@ -53,8 +53,8 @@ fn error(operation: &'static str, source: aya::maps::MapError) -> KernelError {
 #[derive(Debug)]
 pub struct Attachment {
     // Dropped in this order: judging ends before the storage it reads goes away.
-    connect6: CgroupSockAddrLink,
-    getpeername6: CgroupSockAddrLink,
+    _connect6: CgroupSockAddrLink,
+    _getpeername6: CgroupSockAddrLink,
     cgroup_id: u64,
 }
 
@@ -78,8 +78,8 @@ pub(crate) fn attach(
     bindings.write(binding)?;
     let connect6 = link(ebpf, CONNECT6, cgroup)?;
     Ok(Attachment {
-        connect6,
-        getpeername6,
+        _connect6: connect6,
+        _getpeername6: getpeername6,
         cgroup_id: binding.cgroup_id,
     })
 }
@@ -92,8 +92,6 @@ fn link(ebpf: &mut Ebpf, name: &'static str, cgroup: &Cgroup) -> Result<CgroupSo
     };
     let program = loader::program(ebpf, name)?;
     // A bpf_link always allows others beside it; the flag for several is refused with links (EINVAL).
-    let id: CgroupSockAddrLinkId = program
-        .attach(cgroup, CgroupAttachMode::Single)
-        .map_err(failed)?;
+    let id: CgroupSockAddrLinkId = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
     program.take_link(id).map_err(failed)
 }
