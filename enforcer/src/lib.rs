@@ -12,6 +12,9 @@ pub mod policy;
 
 pub mod targets;
 
+/// What the host's own network says about a policy.
+pub mod surroundings;
+
 pub mod kernel;
 
 pub mod events;

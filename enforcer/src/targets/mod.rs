@@ -1,8 +1,8 @@
 //! From the names of workloads to the cgroups they are: found, opened, waited for, and made for a command.
 //!
 //! [`hierarchy`] finds the cgroup v2 tree, [`cgroup`] opens one in it, [`pid`] goes from a process to its
-//! cgroup; [`resolve`] puts them together into targets, [`wait`] follows those that come and go, [`child`]
-//! makes one for a command. This room attaches nothing, knows no policy, and prints nothing.
+//! cgroup; [`resolve`] puts them together into targets, [`nesting`] says how those lie to each other, [`wait`]
+//! follows those that come and go, [`child`] makes one for a command. This room attaches nothing, knows no policy, and prints nothing.
 
 pub mod hierarchy;
 
@@ -11,6 +11,8 @@ pub mod cgroup;
 pub mod pid;
 
 pub mod resolve;
+
+pub mod nesting;
 
 mod watch;
 
@@ -25,8 +27,9 @@ pub use self::{
     cgroup::{Cgroup, CgroupError},
     child::{ExecCgroup, ExecCgroupError},
     hierarchy::{Hierarchy, HierarchyError},
+    nesting::Nesting,
     pid::PidError,
-    resolve::{Nesting, Note, Request, ResolveError, ResolvedTarget},
+    resolve::{Note, Request, ResolveError, ResolvedTarget},
     wait::{VanishWatch, WaitError},
     watch::WatchError,
 };

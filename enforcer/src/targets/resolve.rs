@@ -1,17 +1,14 @@
-//! From what a person named to the cgroups it means, and how those lie to each other.
+//! From what a person named to the cgroups it means.
 //!
 //! Resolving happens once, now; waiting for what is not there yet is [`super::wait`]'s.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt, io,
     path::{Path, PathBuf},
 };
 
-use enforcer_common::{
-    binding::{FLAG_HAS_INNER, FLAG_HAS_OUTER},
-    clause::MAX_CGROUPS,
-};
+use enforcer_common::clause::MAX_CGROUPS;
 
 use crate::policy::Selector;
 
@@ -271,48 +268,6 @@ pub fn settle(targets: &mut [ResolvedTarget]) -> Result<(), ResolveError> {
     Ok(())
 }
 
-/// How one governed cgroup lies to the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Nesting {
-    /// Another one lies above it.
-    pub has_outer: bool,
-    /// Another one lies below it.
-    pub has_inner: bool,
-}
-
-impl Nesting {
-    /// As flags of a [`Binding`](enforcer_common::binding::Binding).
-    #[must_use]
-    pub fn flags(self) -> u8 {
-        let mut flags = 0;
-        if self.has_outer {
-            flags |= FLAG_HAS_OUTER;
-        }
-        if self.has_inner {
-            flags |= FLAG_HAS_INNER;
-        }
-        flags
-    }
-}
-
-/// How governed cgroups nest, given their paths relative to the mount; one answer each, in the same order.
-/// Paths are compared by whole names: `/a` is not above `/ab`. A path given twice is not above itself.
-#[must_use]
-pub fn nesting(paths: &[&Path]) -> Vec<Nesting> {
-    let all: HashSet<&Path> = paths.iter().copied().collect();
-    let mut with_inner: HashSet<&Path> = HashSet::new();
-    for path in &all {
-        with_inner.extend(path.ancestors().skip(1).filter(|above| all.contains(above)));
-    }
-    paths
-        .iter()
-        .map(|path| Nesting {
-            has_outer: path.ancestors().skip(1).any(|above| all.contains(above)),
-            has_inner: with_inner.contains(path),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,38 +280,13 @@ mod tests {
         }
     }
 
-    fn flags(paths: &[&str]) -> Vec<u8> {
-        let paths: Vec<&Path> = paths.iter().map(Path::new).collect();
-        nesting(&paths).into_iter().map(Nesting::flags).collect()
-    }
-
-    #[test]
-    fn nesting_goes_by_whole_names() {
-        let both = FLAG_HAS_INNER | FLAG_HAS_OUTER;
-        assert_eq!(
-            flags(&["/a", "/ab", "/a/b/c", "/a/b"]),
-            [FLAG_HAS_INNER, 0, FLAG_HAS_OUTER, both]
-        );
-        assert_eq!(flags(&["/a/b", "/"]), [FLAG_HAS_OUTER, FLAG_HAS_INNER]);
-        assert_eq!(flags(&["/a", "/a"]), [0, 0]);
-        assert_eq!(flags(&[]), []);
-    }
-
-    #[test]
-    fn nesting_skips_levels() {
-        assert_eq!(flags(&["/a", "/a/b/c/d"]), [FLAG_HAS_INNER, FLAG_HAS_OUTER]);
-    }
-
     #[test]
     fn root_must_be_asked_for_by_name() {
         let hierarchy = Hierarchy::find().unwrap();
         let by_name = request("all", Selector::Cgroup("/".into()));
         assert!(resolve_one(&hierarchy, &by_name).unwrap().cgroups[0].is_root());
-        for other in ["", ".", "/.", hierarchy.mount_point().to_str().unwrap()] {
+        for other in ["", ".", hierarchy.mount_point().to_str().unwrap()] {
             let selector = Selector::Cgroup(other.into());
-            if selector.names_root() {
-                continue; // `/.` is `/` to everybody.
-            }
             let error = resolve_one(&hierarchy, &request("all", selector)).unwrap_err();
             assert!(matches!(error, ResolveError::Root { .. }), "{other:?}: {error:?}");
             assert!(error.hint().unwrap().contains("exec"));
@@ -409,18 +339,6 @@ mod tests {
         assert!(
             matches!(same, Note::SameCgroup { target: 0, name, .. } if name == "web"),
             "{same:?}"
-        );
-        let paths: Vec<&Path> = targets
-            .iter()
-            .flat_map(|it| &it.cgroups)
-            .map(Cgroup::path)
-            .collect();
-        assert_eq!(
-            nesting(&paths)
-                .into_iter()
-                .map(Nesting::flags)
-                .collect::<Vec<_>>(),
-            [FLAG_HAS_INNER, FLAG_HAS_OUTER]
         );
     }
 }
