@@ -1,9 +1,9 @@
 //! enforcer's controller: everything that runs in user space.
 //!
 //! Rooms, in the order data flows through them: [`policy`] turns text into a compiled policy, [`targets`]
-//! turns names of workloads into cgroups, [`kernel`] loads the programs and applies both, [`events`] turns
-//! the kernel's records into events, [`sinks`] show them, and
-//! [`daemon`] keeps it all going. [`commands`] puts the rooms together, one verb each.
+//! turns names of workloads into cgroups, [`surroundings`] says what the host's own network says about a
+//! policy, [`kernel`] loads the programs and applies both, [`events`] turns the kernel's records into events,
+//! [`sinks`] show them, [`daemon`] keeps it going. [`commands`] puts the rooms together, one verb each.
 //!
 //! Dependency rule, kept by a test: only [`kernel`] names aya, only [`commands`] uses anyhow, only [`sinks`]
 //! and [`commands`] print.
@@ -12,7 +12,6 @@ pub mod policy;
 
 pub mod targets;
 
-/// What the host's own network says about a policy.
 pub mod surroundings;
 
 pub mod kernel;

@@ -354,5 +354,4 @@ fn listed(items: &[&str]) -> String {
 }
 
 #[cfg(test)]
-#[path = "warnings_tests.rs"]
 mod tests;

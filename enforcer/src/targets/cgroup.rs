@@ -4,9 +4,8 @@
 //! room does, with the descriptor held here.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::hierarchy::{self, Hierarchy};
+use super::{
+    hierarchy::{self, Hierarchy},
+    processes::{descendants, fd_path, read_processes},
+};
 
 /// The most directories looked at to find a cgroup that a mistyped path may have meant.
 const SIMILAR_SEARCH_DIRS: usize = 4_096;
@@ -273,64 +275,6 @@ impl AsFd for Cgroup {
     }
 }
 
-/// A path that leads to what a descriptor means, whatever its name is by now.
-pub(super) fn fd_path(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-}
-
-/// Directories below one, each after the one it lies in, the directory itself not included. What cannot be
-/// read, because it was removed meanwhile, is left out.
-pub(super) fn descendants(top: &Path, limit: usize) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    let mut next = 0;
-    let mut current = top.to_owned();
-    loop {
-        for entry in fs::read_dir(&current).into_iter().flatten().flatten() {
-            if found.len() < limit && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                found.push(entry.path());
-            }
-        }
-        match found.get(next) {
-            Some(path) => current.clone_from(path),
-            None => return found,
-        }
-        next += 1;
-    }
-}
-
-/// Identifiers of the processes in the cgroup with that directory.
-pub(super) fn read_processes(dir: &Path) -> io::Result<Vec<u32>> {
-    match read_numbers(&dir.join("cgroup.procs")) {
-        // A threaded cgroup lists threads only (cgroup-v2.rst, "Threads").
-        Err(error) if error.raw_os_error() == Some(Errno::OPNOTSUPP.raw_os_error()) => {
-            let mut pids: Vec<u32> = read_numbers(&dir.join("cgroup.threads"))?
-                .into_iter()
-                .filter_map(process_of_thread)
-                .collect();
-            pids.sort_unstable();
-            pids.dedup();
-            Ok(pids)
-        }
-        read => read,
-    }
-}
-
-fn process_of_thread(tid: u32) -> Option<u32> {
-    let task = procfs::process::Process::new(i32::try_from(tid).ok()?).ok()?;
-    u32::try_from(task.status().ok()?.tgid).ok()
-}
-
-fn read_numbers(path: &Path) -> io::Result<Vec<u32>> {
-    let mut text = String::new();
-    File::open(path)?.read_to_string(&mut text)?;
-    text.lines()
-        .map(|line| {
-            line.parse()
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-        })
-        .collect()
-}
-
 /// Whether an open failed because the path leads nowhere, so that another reading of it may still be right.
 fn names_nothing(error: &io::Error) -> bool {
     let is = |errno: Errno| error.raw_os_error() == Some(errno.raw_os_error());
@@ -411,5 +355,4 @@ fn similar(hierarchy: &Hierarchy, nearest: &Path, missing: &str) -> Option<PathB
 }
 
 #[cfg(test)]
-#[path = "cgroup_tests.rs"]
 mod tests;

@@ -6,6 +6,8 @@
 
 pub mod hierarchy;
 
+mod processes;
+
 pub mod cgroup;
 
 pub mod pid;

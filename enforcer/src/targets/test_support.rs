@@ -128,7 +128,7 @@ impl Drop for Scratch {
             let _ = child.wait();
         }
         let deadline = Instant::now() + PATIENCE;
-        let mut below = super::cgroup::descendants(&self.absolute(), usize::MAX);
+        let mut below = super::processes::descendants(&self.absolute(), usize::MAX);
         below.insert(0, self.absolute());
         for dir in below.into_iter().rev() {
             while dir.exists() && fs::remove_dir(&dir).is_err() && Instant::now() < deadline {
