@@ -52,7 +52,7 @@ pub enum CgroupError {
         is_elsewhere: bool,
     },
     /// It lies in a cgroup v1 hierarchy.
-    #[error("{} is a cgroup of version 1 (mounted at {}), and BPF programs attach to cgroup v2 only", path.display(), v1_mount.display())]
+    #[error("{} lies in the cgroup v1 hierarchy {}, and BPF programs attach to cgroup v2 only", path.display(), v1_mount.display())]
     Version1 {
         /// As the person wrote it.
         path: PathBuf,

@@ -124,7 +124,7 @@ pub enum ResolveError {
         source: io::Error,
     },
     /// It is the root cgroup, and that was not asked for by its name.
-    #[error("target {target} ({selector}) is the root cgroup: every process of this host would be governed")]
+    #[error("target {target} resolves to the root cgroup: every process of this host would be governed")]
     Root {
         /// Name of the target.
         target: String,

@@ -156,7 +156,7 @@ fn version_1_is_called_by_its_name_and_leads_to_version_2() {
     let hierarchy = scratch.hierarchy().clone().beside_v1(v1.path());
     let written = v1.path().join(scratch.path().strip_prefix("/").unwrap());
     let error = error(&hierarchy, &written);
-    assert!(error.to_string().contains("version 1"), "{error}");
+    assert!(error.to_string().contains("cgroup v1"), "{error}");
     assert!(error.hint().unwrap().contains(scratch.path().to_str().unwrap()));
 }
 
