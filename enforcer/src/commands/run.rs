@@ -18,7 +18,7 @@ use crate::{
     },
     policy::{Policy, Selector, compiled::CompiledPolicy, rule::GroupName},
     sinks::writer::{End, Writer},
-    targets::{Hierarchy, Request, ResolvedTarget, VanishWatch, resolve, wait},
+    targets::{Hierarchy, Request, ResolvedTarget, VanishWatch, nesting, resolve, wait},
 };
 
 /// A target to resolve, and the groups that govern it.
@@ -224,7 +224,7 @@ fn plan(
         .map(|cgroup| cgroup.path().to_owned())
         .collect();
     let paths: Vec<_> = paths.iter().map(AsRef::as_ref).collect();
-    let mut nesting = resolve::nesting(&paths).into_iter();
+    let mut nesting = nesting::nesting(&paths).into_iter();
     let targets = resolved.into_iter().zip(wanted).filter_map(|(target, wanted)| {
         let policy = Arc::clone(policies.get(&wanted.groups)?);
         let cgroups = target

@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use enforcer_common::clause::MAX_CGROUPS;
