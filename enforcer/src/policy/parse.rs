@@ -40,7 +40,8 @@ impl Report {
         }
     }
 
-    /// Adds the problem that something is not there, unless a syntax error can have hidden it.
+    /// Adds the problem that something is not there, or not where it belongs, unless a syntax error can be
+    /// what makes it seem so.
     pub(super) fn missing(&mut self, source: &Source, span: &Range<usize>, problem: Problem) {
         if self.broken_lines.is_empty() {
             self.error(source, span, problem);
@@ -219,7 +220,13 @@ impl<'a, 'text> Keys<'a, 'text> {
             let absent = known.iter().copied().filter(|known| !table.contains_key(*known));
             misspelt.extend(nearest(name, absent));
             let problem = Problem::new(format!("{what} has no key {}", quote(name)));
-            report.error(source, &key.span(), problem.hint(suggest(name, known)));
+            let problem = problem.hint(suggest(name, known));
+            if known == Document::KEYS {
+                // Keys beneath a header that is broken seem to stand outside of any table.
+                report.missing(source, &key.span(), problem);
+            } else {
+                report.error(source, &key.span(), problem);
+            }
         }
         Self {
             table,

@@ -334,7 +334,7 @@ fn describe(
             None,
             format!("{} redirects into its own prefix", name(index)),
             Some(rule(index).action.to_string()),
-            "an address in a prefix that is redirected cannot be where it is redirected to",
+            "redirect to an address outside of it, or allow that address with a rule of its own",
         ),
         Finding::RedirectIntoRejected { redirect, reject } => (
             Severity::Error,
@@ -342,7 +342,7 @@ fn describe(
             Some((reject, format!("{}: {}", name(reject), conditions(rule(reject))))),
             format!("{} redirects to where {} rejects", name(redirect), name(reject)),
             Some(rule(redirect).action.to_string()),
-            "redirect to an address that is reachable, or allow it with a rule of its own prefix",
+            "redirect to an address that can be reached, or allow that address with a rule of its own",
         ),
     };
     let mut diagnostic = Diagnostic::new(severity, message, Some(place_of(rule(subject))));

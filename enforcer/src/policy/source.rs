@@ -70,12 +70,19 @@ impl Source {
                 line_starts.push(offset + 1);
             }
         }
-        Ok(Self {
+        let source = Self {
             path,
             text,
             line_starts,
             chars_before,
-        })
+        };
+        // TOML knows no such character. Whatever has one is no policy, and parsing it could take long.
+        match source.text.find('\0') {
+            None => Ok(source),
+            Some(at) => Err(Problem::new("the policy file has a NUL character")
+                .hint("policy files are TOML, which is text; is this the right file?")
+                .at(Severity::Error, source.place(&(at..at + 1)))),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -257,9 +264,9 @@ mod tests {
         };
         let excerpt = at.excerpt.unwrap();
         assert!(excerpt.text.len() < 1000 && excerpt.text.is_char_boundary(excerpt.span.end));
-        let Place::At(far) = source.place(&(9000..9001)) else {
+        let Place::At(far) = source.place(&(9001..9003)) else {
             panic!("not a position")
         };
-        assert_eq!((far.column, far.excerpt), (4503, None));
+        assert_eq!((far.column, far.excerpt), (4504, None));
     }
 }

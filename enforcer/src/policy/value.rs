@@ -83,13 +83,19 @@ fn escape(character: char) -> impl Iterator<Item = char> {
     plain.into_iter().chain(escaped.into_iter().flatten())
 }
 
-/// The known name that was probably meant.
+/// The known name that was probably meant: some letters apart, or cut short, or too long.
 pub(super) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// Letters that say enough to be taken for a beginning.
+    const BEGINNING: usize = 3;
     let text = text.to_lowercase();
     names
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&text, &name.to_lowercase()), name))
-        .filter(|(distance, name)| *distance <= name.chars().count().max(3) / 3)
+        .filter(|(distance, name)| {
+            let name = name.to_lowercase();
+            let begins = |long: &str, short: &str| short.len() >= BEGINNING && long.starts_with(short);
+            *distance <= name.chars().count().max(3) / 3 || begins(&name, &text) || begins(&text, &name)
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
