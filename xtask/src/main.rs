@@ -1,1 +1,62 @@
-fn main() {}
+//! Every developer and CI verb: `cargo xtask VERB`.
+//!
+//! xtask must compile on a machine that has nothing but Rust and a C linker, because it is what brings the
+//! rest: it does not depend on enforcer's own crates, and the libraries it uses are pure Rust.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "talking to a person in a terminal is what xtask is for"
+)]
+
+mod prerequisites;
+mod workspace;
+
+mod setup;
+
+mod tidy;
+
+mod test;
+
+mod demo;
+
+mod fresh;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer and CI verbs of enforcer.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub(crate) struct Xtask {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Bring what a build, the demo or the tests need
+    Setup(setup::Args),
+    /// Show the problem and its cure on this machine, in a namespace of its own (root)
+    Demo(demo::Args),
+    /// Run every check and every test
+    Test(test::Args),
+    /// Check the rules that no compiler and no lint keeps
+    Tidy,
+    /// Run a verb in a Debian root that has nothing but Rust and a C linker (root)
+    Fresh(fresh::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Xtask::parse().verb {
+        Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => Ok(test::run(&args)),
+        Verb::Tidy => tidy::run(),
+        Verb::Fresh(args) => fresh::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

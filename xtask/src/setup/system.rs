@@ -1,0 +1,204 @@
+//! The system programs that the demo and the tests need, as a table, and how each is seen to be there.
+//!
+//! A program counts, not a package: what is there by other means is there.
+
+use std::{fs, process::Command};
+
+use super::{Purpose, apt};
+use crate::workspace::program;
+
+/// One thing the system must have.
+pub(crate) struct Need {
+    /// What it is called in lists.
+    pub(crate) what: &'static str,
+    /// What it is for.
+    pub(crate) why: &'static str,
+    /// Whether it is there.
+    found: fn() -> bool,
+    /// Debian packages that bring it. Where a suite lacks the first, the next one is taken.
+    packages: &'static [&'static str],
+    /// The first purpose that needs it.
+    needed_for: Purpose,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        what: "ip",
+        why: "network namespaces with broken IPv6",
+        found: || has("ip"),
+        packages: &["iproute2"],
+        needed_for: Purpose::Demo,
+    },
+    Need {
+        what: "python3",
+        why: "a client that takes the first address it is given",
+        found: || has("python3"),
+        packages: &["python3"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "curl",
+        why: "a client with happy eyeballs",
+        found: || has("curl"),
+        packages: &["curl"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "node",
+        why: "a client with a resolver pool of its own",
+        found: || has("node"),
+        packages: &["nodejs"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "java 17 or later",
+        why: "a client that writes IPv4 addresses as IPv6",
+        found: has_java,
+        packages: &["openjdk-17-jre-headless", "default-jre-headless"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "qemu-system-x86_64",
+        why: "boots other kernels",
+        found: || has("qemu-system-x86_64"),
+        packages: &["qemu-system-x86"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "busybox, static",
+        why: "user space of those kernels",
+        found: has_static_busybox,
+        packages: &["busybox-static"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "cpio",
+        why: "packs their initramfs",
+        found: || has("cpio"),
+        packages: &["cpio"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "zstd",
+        why: "unpacks kernel modules",
+        found: || has("zstd"),
+        packages: &["zstd"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "xz",
+        why: "unpacks kernel modules",
+        found: || has("xz"),
+        packages: &["xz-utils"],
+        needed_for: Purpose::Test,
+    },
+];
+
+/// What a purpose needs and the system lacks.
+pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Need> {
+    NEEDS
+        .iter()
+        .filter(|need| need.needed_for <= purpose && !(need.found)())
+        .collect()
+}
+
+/// The packages that bring these, those preferred which the machine's suites have.
+pub(crate) fn packages(needs: &[&Need]) -> Vec<&'static str> {
+    needs
+        .iter()
+        .filter_map(|need| {
+            let known = need
+                .packages
+                .iter()
+                .find(|package| apt::is_there() && apt::has_candidate(package));
+            known.or(need.packages.first()).copied()
+        })
+        .collect()
+}
+
+fn has(name: &str) -> bool {
+    program(name).is_some()
+}
+
+fn has_java() -> bool {
+    let Some(java) = program("java") else { return false };
+    // `openjdk version "17.0.15" 2025-04-15`, on stderr.
+    Command::new(java).arg("-version").output().is_ok_and(|output| {
+        java_major(&String::from_utf8_lossy(&output.stderr)).is_some_and(|major| major >= 17)
+    })
+}
+
+/// Major version in what `java -version` says; 1 for Java 8 and older, which call themselves 1.8.
+fn java_major(said: &str) -> Option<u32> {
+    let version = said.split('"').nth(1)?;
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn has_static_busybox() -> bool {
+    program("busybox").is_some_and(|path| fs::read(path).is_ok_and(|elf| is_static_elf(&elf)))
+}
+
+/// Whether a 64-bit little-endian ELF program runs without a dynamic loader: it has no `PT_INTERP` header.
+fn is_static_elf(elf: &[u8]) -> bool {
+    const PT_INTERP: u64 = 3;
+    // Numbers of up to eight bytes at offsets that elf(5) names.
+    let number = |offset: usize, bytes: usize| -> Option<u64> {
+        let field = elf.get(offset..offset.checked_add(bytes)?)?;
+        Some(
+            field
+                .iter()
+                .rev()
+                .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+        )
+    };
+    let headers = || -> Option<Vec<u64>> {
+        let table = usize::try_from(number(0x20, 8)?).ok()?;
+        let (size, count) = (number(0x36, 2)?, number(0x38, 2)?);
+        (0..count)
+            .map(|index| {
+                let offset = usize::try_from(index.checked_mul(size)?).ok()?;
+                number(table.checked_add(offset)?, 4)
+            })
+            .collect()
+    };
+    elf.starts_with(b"\x7fELF\x02\x01") && headers().is_some_and(|types| !types.contains(&PT_INTERP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn java_says_its_major_version_first() {
+        assert_eq!(java_major("openjdk version \"17.0.15\" 2025-04-15\n"), Some(17));
+        assert_eq!(java_major("openjdk version \"21\" 2023-09-19\n"), Some(21));
+        assert_eq!(java_major("java version \"1.8.0_402\"\n"), Some(1));
+        assert_eq!(java_major("command not found"), None);
+    }
+
+    #[test]
+    fn this_test_is_dynamic_and_rubbish_is_not_static() {
+        let this = fs::read("/proc/self/exe").unwrap();
+        assert!(!is_static_elf(&this));
+        assert!(!is_static_elf(b"\x7fELF\x02\x01"));
+        assert!(!is_static_elf(b"#!/bin/sh\n"));
+        // The same program with its loader's header turned into a PT_NULL.
+        let mut without = this;
+        let table = usize::try_from(u64::from_le_bytes(without[0x20..0x28].try_into().unwrap())).unwrap();
+        for index in 0..usize::from(without[0x38]) {
+            let at = table + index * 56;
+            if without[at] == 3 {
+                without[at] = 0;
+            }
+        }
+        assert!(is_static_elf(&without));
+    }
+
+    #[test]
+    fn a_purpose_includes_the_ones_before_it() {
+        let of = |purpose| NEEDS.iter().filter(|need| need.needed_for <= purpose).count();
+        assert_eq!(of(Purpose::Build), 0);
+        assert_eq!(of(Purpose::Demo), 1);
+        assert_eq!(of(Purpose::Test), NEEDS.len());
+    }
+}

@@ -1,0 +1,39 @@
+//! How often what is repeated is repeated: one table, two columns.
+//!
+//! Tests read the variable and know a default of their own for `cargo test` by hand; they never know which
+//! column they were given.
+
+/// Which column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// For every change: minutes.
+    Small,
+    /// For a release.
+    Full,
+}
+
+struct Repetition {
+    variable: &'static str,
+    small: u32,
+    full: u32,
+}
+
+const REPETITIONS: &[Repetition] = &[
+    // Random policies, each with its random connects, on which decide() and the naive reference must agree.
+    Repetition {
+        variable: "ENFORCER_PROPTEST_CASES",
+        small: 256,
+        full: 20_000,
+    },
+];
+
+/// The variables that tests are given.
+pub(crate) fn environment(extent: Extent) -> impl Iterator<Item = (&'static str, String)> {
+    REPETITIONS.iter().map(move |row| {
+        let times = match extent {
+            Extent::Small => row.small,
+            Extent::Full => row.full,
+        };
+        (row.variable, times.to_string())
+    })
+}
