@@ -1,1 +1,35 @@
-//! x
+//! Fixtures for tests that load the real programs and make real connects, and for the demo.
+//!
+//! Everything a fixture makes is its own, has a unique name or none, and is gone when the fixture is dropped,
+//! also when a test fails. Nothing that was there before is touched. Errors name the operation and its
+//! subject.
+//!
+//! Reading order: [`cgroup`] and [`netns`] are the two places a process can be put, [`names`] what it believes
+//! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
+//! told to, [`server`] what it connects to, [`enforcer`] the real binary. [`black_hole`] is a host whose IPv6
+//! is broken. [`verdicts`] is the verdict table, [`need`] the only way to skip a test, [`wait`] the only way
+//! to wait.
+//!
+//! This library neither loads programs itself nor knows aya.
+
+pub mod cgroup;
+pub mod netns;
+
+pub mod names;
+pub mod place;
+
+pub mod process;
+
+pub mod client;
+pub mod protocol;
+
+pub mod enforcer;
+pub mod server;
+
+pub mod black_hole;
+
+pub mod need;
+pub mod verdicts;
+pub mod wait;
+
+mod unique;

@@ -1,0 +1,210 @@
+//! The client process of the tests: one JSON request a line on standard input, one JSON answer a line on
+//! standard output. It ends when its standard input does.
+//!
+//! It does what it is told, bounds everything in time, and judges nothing. `sockets` makes the connects.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{self, BufRead as _, BufReader, Write as _},
+    net::SocketAddr,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use dns_lookup::{AddrInfoHints, getaddrinfo};
+use enforcer_tests::protocol::{Answer, Request};
+use socket2::Socket;
+
+mod sockets;
+
+fn main() -> Result<()> {
+    let mut client = Client::default();
+    let mut output = io::stdout().lock();
+    for line in io::stdin().lock().lines() {
+        let line = line.context("read a request")?;
+        let request = serde_json::from_str(&line).with_context(|| format!("understand request {line:?}"))?;
+        let answer = client.answer(request);
+        serde_json::to_writer(&mut output, &answer).context("write an answer")?;
+        writeln!(output).context("write an answer")?;
+        output.flush().context("write an answer")?;
+    }
+    Ok(())
+}
+
+/// Why a step failed.
+pub(crate) struct Failure {
+    step: &'static str,
+    cause: Cause,
+}
+
+enum Cause {
+    /// What the kernel said.
+    Kernel(io::Error),
+    /// Our own patience ended.
+    TimedOut,
+    /// No such held socket.
+    NotHeld,
+}
+
+impl Failure {
+    pub(crate) fn kernel(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self {
+            step,
+            cause: Cause::Kernel(error),
+        }
+    }
+
+    pub(crate) const fn timed_out(step: &'static str) -> Self {
+        Self {
+            step,
+            cause: Cause::TimedOut,
+        }
+    }
+}
+
+/// The sockets held for later requests.
+#[derive(Default)]
+struct Client {
+    held: BTreeMap<u32, Socket>,
+    next: u32,
+}
+
+impl Client {
+    fn answer(&mut self, request: Request) -> Answer {
+        let mut answer = Answer::default();
+        let start = Instant::now();
+        let done = self.perform(request, &mut answer);
+        if answer.elapsed_us == 0 {
+            answer.elapsed_us = microseconds(start.elapsed());
+        }
+        if answer.pid == 0 {
+            answer.pid = std::process::id();
+        }
+        match done {
+            Ok(()) => {}
+            Err(Failure { step, cause }) => {
+                answer.ok = false;
+                answer.step = Some(step.to_owned());
+                match cause {
+                    Cause::TimedOut => answer.timed_out = true,
+                    Cause::NotHeld => answer.error = Some("no such socket".to_owned()),
+                    Cause::Kernel(error) => match error.raw_os_error() {
+                        Some(errno) => answer.errno = Some(errno),
+                        None => answer.error = Some(error.to_string()),
+                    },
+                }
+            }
+        }
+        answer
+    }
+
+    fn perform(&mut self, request: Request, answer: &mut Answer) -> Result<(), Failure> {
+        answer.ok = true;
+        match request {
+            Request::Connect(connect) => {
+                let socket = sockets::prepare(&connect)?;
+                let start = Instant::now();
+                let done = sockets::connect_and_send(&socket, &connect);
+                answer.elapsed_us = microseconds(start.elapsed());
+                describe(&socket, answer);
+                if connect.hold {
+                    answer.id = Some(self.next);
+                    self.held.insert(self.next, socket);
+                    self.next += 1;
+                }
+                answer.received = done?;
+            }
+            Request::Repeat { connect, times } => {
+                let mut outcomes = BTreeMap::new();
+                for _ in 0..times {
+                    let mut one = connect.clone();
+                    one.hold = false;
+                    let outcome = self.answer(Request::Connect(one)).outcome();
+                    *outcomes.entry(outcome).or_insert(0) += 1;
+                }
+                answer.outcomes = Some(outcomes);
+            }
+            Request::Reconnect { id, to, timeout_ms } => {
+                let socket = self.held(id)?;
+                let done = sockets::connect(socket, to, Duration::from_millis(timeout_ms));
+                describe(socket, answer);
+                done?;
+            }
+            Request::Disconnect { id } => {
+                rustix::net::connect_unspec(self.held(id)?)
+                    .map_err(|errno| Failure::kernel("connect")(errno.into()))?;
+            }
+            Request::Exchange { id, send, timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                answer.received = Some(sockets::exchange(self.held(id)?, &send, timeout)?);
+            }
+            Request::Names { id } => {
+                let socket = self.held(id)?;
+                describe(socket, answer);
+                socket.peer_addr().map_err(Failure::kernel("getpeername"))?;
+            }
+            Request::Close { id } => {
+                self.held(id)?;
+                self.held.remove(&id);
+            }
+            Request::Resolve { name, port } => answer.addresses = Some(resolve(&name, port)?),
+            Request::Whoami => {
+                let cgroups = fs::read_to_string("/proc/self/cgroup")
+                    .map_err(Failure::kernel("read /proc/self/cgroup"))?;
+                let governed = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
+                answer.cgroup = governed.map(str::to_owned);
+            }
+            Request::Child { request } => *answer = in_a_child(&request).map_err(Failure::kernel("child"))?,
+        }
+        Ok(())
+    }
+
+    fn held(&self, id: u32) -> Result<&Socket, Failure> {
+        self.held.get(&id).ok_or(Failure {
+            step: "find",
+            cause: Cause::NotHeld,
+        })
+    }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn describe(socket: &Socket, answer: &mut Answer) {
+    let ip = |address: io::Result<socket2::SockAddr>| address.ok().and_then(|address| address.as_socket());
+    answer.peer = ip(socket.peer_addr());
+    answer.local = ip(socket.local_addr());
+}
+
+/// Asks as most programs do: any family, stream sockets, the service's port. The C library ranks the addresses
+/// by connecting a UDP socket to each of them, with that port.
+fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    let hints = AddrInfoHints {
+        socktype: libc::SOCK_STREAM,
+        ..AddrInfoHints::default()
+    };
+    let failed = |error: io::Error| Failure::kernel("getaddrinfo")(io::Error::other(error.to_string()));
+    getaddrinfo(Some(name), Some(&port.to_string()), Some(hints))
+        .map_err(|error| failed(error.into()))?
+        .map(|info| Ok(info.map_err(failed)?.sockaddr))
+        .collect()
+}
+
+/// Runs another client, below this one, for one request.
+fn in_a_child(request: &Request) -> io::Result<Answer> {
+    let mut child = Command::new(env::current_exe()?)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    if let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) {
+        writeln!(input, "{}", serde_json::to_string(request)?)?;
+        drop(input);
+        BufReader::new(output).read_line(&mut line)?;
+    }
+    child.wait()?;
+    Ok(serde_json::from_str(&line)?)
+}
