@@ -3,10 +3,6 @@
 //! What they need beyond Rust (bpf-linker, the compiler's library sources) may be missing. A build script
 //! cannot tell `cargo check`, which needs no objects, from `cargo build`, which does; so nothing fails here
 //! over that: `src/kernel/objects.rs` fails at code generation, with the line that this script leaves.
-#![expect(
-    clippy::print_stdout,
-    reason = "cargo reads a build script's instructions from stdout"
-)]
 
 #[path = "../xtask/src/prerequisites.rs"]
 mod prerequisites;

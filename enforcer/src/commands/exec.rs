@@ -8,6 +8,7 @@ use std::{
     io,
     os::unix::process::ExitStatusExt as _,
     process::{ExitCode, ExitStatus},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -17,14 +18,14 @@ use super::{
     cli::ExecArgs,
     console,
     exit::{Exit, Failure},
-    prepare, spawn, stream,
+    prepare, spawn, stream, warn,
 };
 use crate::{
     daemon::{
         Governing, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
         signals::{FORWARDED, Signals},
     },
-    policy::Policy,
+    policy::{Policy, compiled::CompiledPolicy},
     sinks::live::Colour,
     targets::{Cgroup, ExecCgroup, Hierarchy},
 };
@@ -58,7 +59,15 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     if let Some(detour) = cgroup.detour().filter(|_| !is_quiet) {
         console::note(detour);
     }
-    hint_user(arguments, is_quiet);
+    if !is_quiet {
+        hint_user(arguments);
+        warn::surroundings(
+            policy.rules.clone().into(),
+            vec![Arc::clone(&compiled)],
+            Vec::new(),
+        )
+        .await;
+    }
 
     let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
     let plan = plan(&policy, &cgroup, &hierarchy, compiled).map_err(failed)?;
@@ -145,7 +154,7 @@ fn plan(
     policy: &Policy,
     cgroup: &ExecCgroup,
     hierarchy: &Hierarchy,
-    compiled: std::sync::Arc<crate::policy::compiled::CompiledPolicy>,
+    compiled: Arc<CompiledPolicy>,
 ) -> anyhow::Result<Plan> {
     let cgroup = Cgroup::open(hierarchy, cgroup.cgroup().path())?;
     let cgroups = vec![PlannedCgroup {
@@ -178,9 +187,8 @@ fn events_file(arguments: &ExecArgs) -> anyhow::Result<Option<(String, File)>> {
 }
 
 /// Under sudo the command would run as root, which people rarely mean.
-fn hint_user(arguments: &ExecArgs, is_quiet: bool) {
+fn hint_user(arguments: &ExecArgs) {
     if arguments.user.is_none()
-        && !is_quiet
         && let Ok(user) = std::env::var("SUDO_USER")
     {
         console::say(format_args!(

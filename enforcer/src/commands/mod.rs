@@ -7,6 +7,7 @@ mod console;
 
 mod prepare;
 mod stream;
+mod warn;
 
 mod run;
 

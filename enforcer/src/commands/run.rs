@@ -9,7 +9,7 @@ use super::{
     console,
     exit::{Exit, Failure},
     prepare::{self, counted},
-    stream,
+    stream, warn,
 };
 use crate::{
     daemon::{
@@ -18,7 +18,7 @@ use crate::{
     },
     policy::{Policy, Selector, compiled::CompiledPolicy, rule::GroupName},
     sinks::writer::{End, Writer},
-    targets::{Hierarchy, Request, ResolvedTarget, VanishWatch, nesting, resolve, wait},
+    targets::{Cgroup, Hierarchy, Request, ResolvedTarget, VanishWatch, nesting, resolve, wait},
 };
 
 /// A target to resolve, and the groups that govern it.
@@ -59,6 +59,17 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
             .add(cgroup)
             .map_err(|error| Failure::new(Exit::Failed, error))?;
     }
+
+    warn::surroundings(
+        policy.rules.clone().into(),
+        policies.values().cloned().collect(),
+        resolved
+            .iter()
+            .flat_map(|target| &target.cgroups)
+            .filter_map(first_process)
+            .collect(),
+    )
+    .await;
 
     let support = prepare::support(&policy.rules)?;
     let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
@@ -122,6 +133,11 @@ async fn govern(
             }
         }
     }
+}
+
+/// A process by which a cgroup's network namespace is found.
+fn first_process(cgroup: &Cgroup) -> Option<u32> {
+    cgroup.processes().ok()?.into_iter().find(|pid| *pid != 0)
 }
 
 /// The command line's targets, or else the policy file's.

@@ -12,7 +12,6 @@ use jiff::Timestamp;
 use super::{
     decode::{Checked, Record},
     event::{Event, RedirectTo, RuleRef, Would},
-    prefix::longest_covering,
 };
 use crate::policy::rule::Rule;
 
@@ -117,7 +116,7 @@ impl Catalog {
             // the longest prefix of the whole policy outwards (clause.rs: each list ends by continuing with
             // that of the covering prefix), and all prefixes of one rule carry the same conditions. So a rule
             // that matched at one of its prefixes matched first at its own longest.
-            .and_then(|rule| longest_covering(&rule.prefixes, record.daddr));
+            .and_then(|rule| rule.covering(record.daddr));
         let would = record.would.map(|action| Would {
             action,
             rule: would_rule,

@@ -32,7 +32,5 @@ pub mod enrich;
 
 pub mod hub;
 
-mod prefix;
-
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -10,6 +10,8 @@
 
 pub mod rule;
 
+mod covering;
+
 pub mod diagnostic;
 
 mod source;

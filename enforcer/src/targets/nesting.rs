@@ -65,7 +65,7 @@ mod tests {
         );
         assert_eq!(flags(&["/a/b", "/"]), [FLAG_HAS_OUTER, FLAG_HAS_INNER]);
         assert_eq!(flags(&["/a", "/a"]), [0, 0]);
-        assert_eq!(flags(&[]), []);
+        assert_eq!(flags(&[]), [0_u8; 0]);
     }
 
     #[test]

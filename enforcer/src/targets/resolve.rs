@@ -2,11 +2,7 @@
 //!
 //! Resolving happens once, now; waiting for what is not there yet is [`super::wait`]'s.
 
-use std::{
-    collections::HashMap,
-    fmt, io,
-    path::PathBuf,
-};
+use std::{collections::HashMap, fmt, io, path::PathBuf};
 
 use enforcer_common::clause::MAX_CGROUPS;
 

@@ -11,7 +11,7 @@ use ipnet::Ipv6Net;
 /// zero, as [`Rule::prefixes`](crate::policy::rule::Rule::prefixes) are.
 ///
 /// Usually one or two binary searches, never more than 129.
-pub(super) fn longest_covering(prefixes: &[Ipv6Net], addr: Ipv6Addr) -> Option<Ipv6Net> {
+pub(crate) fn longest_covering(prefixes: &[Ipv6Net], addr: Ipv6Addr) -> Option<Ipv6Net> {
     let mut candidates = prefixes;
     let mut longest = 128;
     // `longest` falls with each round, from 128 to 0 at most.

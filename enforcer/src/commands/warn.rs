@@ -1,0 +1,113 @@
+//! The warnings that `run` and `exec` give, once each, before something is cut off that nobody meant.
+//!
+//! What this host knows is said before anything is attached. What only the resolver knows (its NAT64 prefix) is
+//! said when it has answered: a host whose DNS hangs must not wait for it.
+
+use std::{collections::HashSet, net::Ipv6Addr, sync::Arc, time::Duration};
+
+use enforcer_common::{
+    address::words_from_octets,
+    clause::{Action, IPPROTO_TCP, IPPROTO_UDP, Proto},
+    decide::{Connect, Mode, Socket, Unmovable, decide},
+};
+
+use super::console;
+use crate::{
+    policy::{compiled::CompiledPolicy, rule::Rule},
+    surroundings::{Options, RejectingRule, Warning, WarningKind, gather},
+};
+
+/// Network namespaces of targets that are looked into, at most; the host's own is looked into as well.
+const NAMESPACES: usize = 16;
+
+/// Says what the policies cut off. `processes` are one process of each target.
+pub(crate) async fn surroundings(
+    rules: Arc<[Rule]>,
+    policies: Vec<Arc<CompiledPolicy>>,
+    mut processes: Vec<u32>,
+) {
+    processes.truncate(NAMESPACES);
+    let offline = Options {
+        processes,
+        nat64_limit: Duration::ZERO,
+        ..Options::default()
+    };
+    let found = gather(&offline).await;
+    for one in &found.unavailable {
+        log::debug!("{one}");
+    }
+    let mut said = HashSet::new();
+    // Without an answer every well-known NAT64 prefix would be suspected.
+    say(
+        warnings(&rules, &policies, &found, |kind| kind != WarningKind::Nat64),
+        &mut said,
+    );
+    tokio::spawn(async move {
+        let found = gather(&Options::default()).await;
+        say(
+            warnings(&rules, &policies, &found, |kind| kind == WarningKind::Nat64),
+            &mut said,
+        );
+    });
+}
+
+fn say(warnings: Vec<Warning>, said: &mut HashSet<Warning>) {
+    for warning in warnings {
+        if said.insert(warning.clone()) {
+            console::warning(&warning, Some(&warning.hint));
+        }
+    }
+}
+
+fn warnings(
+    rules: &[Rule],
+    policies: &[Arc<CompiledPolicy>],
+    found: &crate::surroundings::Surroundings,
+    wanted: impl Fn(WarningKind) -> bool,
+) -> Vec<Warning> {
+    let mut all = Vec::new();
+    for policy in policies {
+        let rejecting = |addr, port, proto| rejecting(rules, policy, addr, port, proto);
+        all.extend(
+            found
+                .warnings(rules, &rejecting)
+                .into_iter()
+                .filter(|warning| wanted(warning.kind)),
+        );
+    }
+    all
+}
+
+/// A socket like most: it can be moved.
+struct Movable;
+
+impl Socket for Movable {
+    fn unmovable(&self) -> Option<Unmovable> {
+        None
+    }
+}
+
+fn rejecting(
+    rules: &[Rule],
+    policy: &CompiledPolicy,
+    addr: Ipv6Addr,
+    dport: u16,
+    proto: Proto,
+) -> Option<RejectingRule> {
+    let connect = Connect {
+        daddr_be: words_from_octets(addr.octets()),
+        dport,
+        protocol: match proto {
+            Proto::Tcp => IPPROTO_TCP,
+            Proto::Udp => IPPROTO_UDP,
+        },
+        mode: Mode::Enforce,
+    };
+    let decision = decide(policy, &Movable, &connect).ok()?;
+    let clause = decision.acted.filter(|_| decision.verdict == Action::Reject)?;
+    let rule = rules.get(usize::try_from(clause.rule).ok()?)?;
+    Some(RejectingRule {
+        label: rule.label.clone(),
+        prefix: rule.covering(addr)?,
+    })
+}
