@@ -17,6 +17,8 @@ mod tidy;
 
 mod test;
 
+mod vm;
+
 mod demo;
 
 mod fresh;
@@ -41,6 +43,8 @@ enum Verb {
     Demo(demo::Args),
     /// Run every check and every test
     Test(test::Args),
+    /// Boot old and new kernels under qemu and run the integration tests there
+    Vm(vm::Args),
     /// Check the rules that no compiler and no lint keeps
     Tidy,
     /// Run a verb in a Debian root that has nothing but Rust and a C linker (root)
@@ -52,6 +56,10 @@ fn main() -> ExitCode {
         Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => Ok(test::run(&args)),
+        Verb::Vm(args) => vm::run(args).map(|summary| {
+            println!("{summary}");
+            if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }),
         Verb::Tidy => tidy::run(),
         Verb::Fresh(args) => fresh::run(&args),
     };
