@@ -1,6 +1,6 @@
 //! From the text a person writes to the policy the kernel reads.
 //!
-//! A policy file becomes a [`document`] (what is written, key by key), then together with the command line's
+//! A policy file becomes a document (what is written, key by key), then together with the command line's
 //! [`argument`]s a [`Policy`] (every check passed), then for the groups a target uses a
 //! [`CompiledPolicy`](compiled::CompiledPolicy) (what the kernel's maps hold). Every problem of all of them is
 //! reported at once, as [`diagnostic`]s.
@@ -130,7 +130,7 @@ impl Policy {
         match file {
             None => check::check(None, arguments),
             Some(path) => {
-                let source = Source::read(path).map_err(PolicyError::single)?;
+                let source = Source::read(path)?;
                 check::check(Some(&source), arguments)
             }
         }
@@ -147,7 +147,7 @@ impl Policy {
         text: String,
         arguments: Vec<RuleArgument>,
     ) -> Result<(Self, Vec<Diagnostic>), PolicyError> {
-        let source = Source::new(path.to_owned(), text).map_err(PolicyError::single)?;
+        let source = Source::new(path.to_owned(), text)?;
         check::check(Some(&source), arguments)
     }
 }

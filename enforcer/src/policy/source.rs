@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     MAX_POLICY_BYTES,
-    diagnostic::{Diagnostic, Excerpt, Location, Place, Severity},
+    diagnostic::{Diagnostic, Excerpt, Location, Place, PolicyError, Severity},
     value::Problem,
 };
 
@@ -36,27 +36,31 @@ pub(super) struct Source {
 
 impl Source {
     /// Reads a policy file.
-    pub(super) fn read(path: &Path) -> Result<Self, Diagnostic> {
-        let refuse = |problem: Problem| problem.at(Severity::Error, Place::File(path.to_owned()));
+    pub(super) fn read(path: &Path) -> Result<Self, PolicyError> {
+        let refuse =
+            |problem: Problem| PolicyError::single(problem.at(Severity::Error, Place::File(path.to_owned())));
         let file = open_regular(path, "policy file").map_err(refuse)?;
         let mut bytes = Vec::new();
         // One more than allowed: files of procfs and growing ones are longer than they say.
         file.take(MAX_POLICY_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| refuse(cannot_read("policy file", path, &error)))?;
-        let text = String::from_utf8(bytes).map_err(|error| not_utf8(path, error.as_bytes()))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| PolicyError::single(not_utf8(path, error.as_bytes())))?;
         Self::new(path.to_owned(), text)
     }
 
     /// Takes a text that is at hand, if it is not too long.
-    pub(super) fn new(path: PathBuf, text: String) -> Result<Self, Diagnostic> {
+    pub(super) fn new(path: PathBuf, text: String) -> Result<Self, PolicyError> {
         if text.len() as u64 > MAX_POLICY_BYTES {
-            return Err(Problem::new(format!(
+            let problem = Problem::new(format!(
                 "the policy file is longer than {} MiB",
                 MAX_POLICY_BYTES >> 20
             ))
-            .hint("put long lists of prefixes into a `prefixes_file`, one prefix a line")
-            .at(Severity::Error, Place::File(path)));
+            .hint("put long lists of prefixes into a `prefixes_file`, one prefix a line");
+            return Err(PolicyError::single(
+                problem.at(Severity::Error, Place::File(path)),
+            ));
         }
         let mut line_starts = vec![0];
         let mut chars_before = Vec::with_capacity(text.len() / BLOCK + 1);
@@ -79,9 +83,12 @@ impl Source {
         // TOML knows no such character. Whatever has one is no policy, and parsing it could take long.
         match source.text.find('\0') {
             None => Ok(source),
-            Some(at) => Err(Problem::new("the policy file has a NUL character")
-                .hint("policy files are TOML, which is text; is this the right file?")
-                .at(Severity::Error, source.place(&(at..at + 1)))),
+            Some(at) => {
+                let problem = Problem::new("the policy file has a NUL character")
+                    .hint("policy files are TOML, which is text; is this the right file?");
+                let place = source.place(&(at..at + 1));
+                Err(PolicyError::single(problem.at(Severity::Error, place)))
+            }
         }
     }
 
