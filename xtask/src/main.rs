@@ -61,7 +61,7 @@ fn main() -> ExitCode {
             if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }),
         Verb::Tidy => tidy::run(),
-        Verb::Fresh(args) => fresh::run(&args),
+        Verb::Fresh(args) => fresh::run_in_root(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

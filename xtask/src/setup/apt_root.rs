@@ -67,6 +67,27 @@ impl Sources {
         })
     }
 
+    /// The machine's own repositories in the one-line format of sources.list(5).
+    pub(crate) fn list(&self) -> String {
+        self.repositories
+            .iter()
+            .map(|one| self.line(&one.uri, &one.suite))
+            .collect()
+    }
+
+    fn line(&self, uri: &str, suite: &str) -> String {
+        let keyrings: Vec<_> = self
+            .keyrings
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        match keyrings.as_slice() {
+            // The keys in /etc/apt/trusted.gpg.d then count.
+            [] => format!("deb {uri} {suite} main\n"),
+            some => format!("deb [signed-by={}] {uri} {suite} main\n", some.join(",")),
+        }
+    }
+
     /// Each mirror of the main archive with each suite worth asking for a package that the machine's own
     /// release may not have: its own suites first, then `others`.
     pub(crate) fn with_suites<'a>(&'a self, others: &[&'a str]) -> Vec<(&'a str, &'a str)> {
@@ -147,19 +168,9 @@ impl AptRoot {
             let path = folder.path().join(below);
             fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
         }
-        let keyrings: Vec<_> = sources
-            .keyrings
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        let signed_by = match keyrings.as_slice() {
-            // The keys in /etc/apt/trusted.gpg.d then count.
-            [] => String::new(),
-            some => format!("[signed-by={}] ", some.join(",")),
-        };
         let root = Self { folder };
         for (name, text) in [
-            ("etc/sources.list", format!("deb {signed_by}{uri} {suite} main\n")),
+            ("etc/sources.list", sources.line(uri, suite)),
             ("state/status", String::new()),
         ] {
             let path = root.path().join(name);

@@ -17,6 +17,8 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
+pub(crate) use self::apt_root::Sources;
+
 use crate::{prerequisites, workspace};
 
 /// What the machine shall be able to do. Each includes the ones before it.
