@@ -40,6 +40,32 @@ pub fn mount_point() -> Result<PathBuf> {
         .context("find the cgroup v2 mount: /proc/self/mountinfo has none")
 }
 
+/// Removes the cgroups that [`CgroupFixture::named`] made with that prefix in a process that was killed since:
+/// those without processes whose maker is gone. Descriptors cannot be left behind, but a cgroup can.
+///
+/// # Errors
+///
+/// When the mount cannot be listed. A cgroup that is still in use is no error, and stays.
+pub fn sweep(prefix: &str) -> Result<()> {
+    let mount_point = mount_point()?;
+    let entries =
+        fs::read_dir(&mount_point).with_context(|| format!("list cgroup {}", mount_point.display()))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let maker = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(prefix)?.strip_prefix('-')?.split('-').next());
+        let Some(maker) = maker.and_then(|maker| maker.parse::<u32>().ok()) else {
+            continue;
+        };
+        if !Path::new(&format!("/proc/{maker}")).exists() {
+            // The kernel refuses to remove a cgroup that has processes or children.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// A cgroup that is removed on drop, with all below it.
 ///
 /// On drop the processes in it that fixtures of this process started, or their children, are killed; a process
@@ -58,8 +84,17 @@ impl CgroupFixture {
     ///
     /// When there is no cgroup v2 mount or the directory cannot be made.
     pub fn new(what: &str) -> Result<Self> {
+        Self::named(&format!("enforcer-{what}"))
+    }
+
+    /// Makes a cgroup whose name begins with `prefix`, directly below the mount point.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn named(prefix: &str) -> Result<Self> {
         let mount_point = mount_point()?;
-        let path = mount_point.join(unique::name(&format!("enforcer-{what}")));
+        let path = mount_point.join(unique::name(prefix));
         Self::make(mount_point, path)
     }
 
@@ -270,6 +305,23 @@ mod tests {
         assert!(path.join("child/grandchild").is_dir());
         drop(cgroup);
         assert!(!path.exists(), "{} is still there", path.display());
+    }
+
+    #[test]
+    fn sweeping_removes_what_a_killed_process_left_and_nothing_else() {
+        let prefix = unique::name("enforcer-test-sweep");
+        let mine = CgroupFixture::named(&prefix).unwrap();
+        // No process has a number this high (`PID_MAX_LIMIT` is 2^22).
+        let left = mine.mount_point.join(format!("{prefix}-4194305-0-0"));
+        fs::create_dir(&left).unwrap();
+        let swept = sweep(&prefix);
+        let there = left.exists();
+        if there {
+            fs::remove_dir(&left).unwrap();
+        }
+        swept.unwrap();
+        assert!(!there);
+        assert!(mine.path().exists());
     }
 
     #[test]

@@ -37,7 +37,10 @@ impl NamesFixture {
     ///
     /// When the files cannot be written, or the machine has no `/etc/hosts` to be replaced.
     pub fn new<'a>(names: impl IntoIterator<Item = (&'a str, IpAddr)>) -> Result<Self> {
-        let directory = tempfile::tempdir().context("make a temporary directory")?;
+        let directory = tempfile::Builder::new()
+            .prefix("enforcer-names-")
+            .tempdir()
+            .context("make a temporary directory")?;
         let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost\n");
         for (name, address) in names {
             hosts.push_str(&format!("{address} {name}\n"));

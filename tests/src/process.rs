@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fmt,
     io::{BufRead as _, BufReader, Read, Write as _},
     os::unix::process::CommandExt as _,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
@@ -22,6 +23,15 @@ pub enum Stream {
     Stdout,
     /// Standard error.
     Stderr,
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stdout => "standard output",
+            Self::Stderr => "standard error",
+        })
+    }
 }
 
 /// What a process wrote, all of it.
@@ -110,7 +120,7 @@ impl Running {
     pub fn line(&self, stream: Stream, index: usize, timeout: Duration) -> Result<String> {
         self.stream(stream)
             .wait(timeout, |lines| lines.get(index).cloned())
-            .with_context(|| self.describe(&format!("wait for line {index} of {stream:?} of")))
+            .with_context(|| self.describe(&format!("wait for line {index} of {stream} of")))
     }
 
     /// The first line of a stream that `wanted` accepts, whether it is there already or comes in time.
@@ -126,7 +136,7 @@ impl Running {
     ) -> Result<String> {
         self.stream(stream)
             .wait(timeout, |lines| lines.iter().find(|line| wanted(line)).cloned())
-            .with_context(|| self.describe(&format!("wait for a certain line of {stream:?} of")))
+            .with_context(|| self.describe(&format!("wait for a certain line of {stream} of")))
     }
 
     /// The lines of a stream, when there are at least that many.
@@ -137,7 +147,7 @@ impl Running {
     pub fn wait_for_lines(&self, stream: Stream, count: usize, timeout: Duration) -> Result<Vec<String>> {
         self.stream(stream)
             .wait(timeout, |lines| (lines.len() >= count).then(|| lines.to_vec()))
-            .with_context(|| self.describe(&format!("wait for {count} lines of {stream:?} of")))
+            .with_context(|| self.describe(&format!("wait for {count} lines of {stream} of")))
     }
 
     /// How it ended, if it has.
@@ -176,15 +186,10 @@ impl Running {
     pub fn finish(mut self, timeout: Duration) -> Result<Finished> {
         self.close_stdin();
         let deadline = Instant::now() + timeout;
-        let mut status = None;
-        let ended = eventually("it to end", timeout, || match self.exited() {
-            Ok(Some(exit)) => Some(status = Some(exit)),
-            Ok(None) | Err(_) => None,
-        });
-        let Some(status) = status else {
-            return Err(ended.err().unwrap_or_else(|| anyhow::anyhow!("no exit status")))
-                .with_context(|| self.describe("wait for"));
-        };
+        let ended = eventually("it to end", timeout, || self.exited().transpose());
+        let status = ended
+            .and_then(|status| status)
+            .with_context(|| self.describe("wait for"))?;
         for lines in [&self.stdout, &self.stderr] {
             let left = deadline.saturating_duration_since(Instant::now());
             lines

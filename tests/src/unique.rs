@@ -39,7 +39,13 @@ pub(crate) fn name(prefix: &str) -> String {
 /// of the running program or the one above it (test binaries lie in `deps/`).
 pub(crate) fn built_program(name: &str, variable: &str) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
-        return Ok(PathBuf::from(path));
+        let path = PathBuf::from(path);
+        anyhow::ensure!(
+            path.is_file(),
+            "find {name} at {}, which {variable} names: no such file",
+            path.display()
+        );
+        return Ok(path);
     }
     let running = std::env::current_exe().context("find the path of the running program")?;
     running

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,15 +15,19 @@ use enforcer_common::{
     decide::{Mode, Unmovable},
     errno::{self, Errno},
 };
-use ipnet::Ipv6Net;
 use serde::Deserialize;
 
 use crate::{
     need::tests_directory,
-    netns::{LOOPBACK, NetnsFixture},
     protocol::{Connect, SocketKind},
-    server::{Accepted, Server},
 };
+
+mod rule;
+mod words;
+mod world;
+
+use rule::NamedRule;
+pub use world::World;
 
 /// Index of loopback, in every namespace: it is the first interface.
 const LOOPBACK_INDEX: u32 = 1;
@@ -35,7 +39,7 @@ pub struct Group {
     /// What it shows; unique.
     pub name: String,
     /// Mode of the governed cgroup.
-    #[serde(default = "enforce", deserialize_with = "mode")]
+    #[serde(default = "enforce", deserialize_with = "words::mode")]
     pub mode: Mode,
     /// Rules as on the command line: `--reject 2001:db8::/32,name=doc`.
     pub rules: Vec<String>,
@@ -81,10 +85,10 @@ pub enum Needs {
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     /// What is done.
-    #[serde(deserialize_with = "action")]
+    #[serde(deserialize_with = "words::action")]
     pub verdict: Action,
     /// Errno of a rejection.
-    #[serde(default, deserialize_with = "errno_by_name")]
+    #[serde(default, deserialize_with = "words::errno_by_name")]
     pub errno: Option<Errno>,
     /// Where a redirected connect arrives.
     #[serde(default)]
@@ -93,13 +97,13 @@ pub struct Expect {
     #[serde(default)]
     pub rule: Option<String>,
     /// In audit mode, what would have been done.
-    #[serde(default, deserialize_with = "some_action")]
+    #[serde(default, deserialize_with = "words::some_action")]
     pub would: Option<Action>,
     /// The rule that would have done it.
     #[serde(default)]
     pub would_rule: Option<String>,
     /// Why a redirect to IPv4 was a rejection, or would have been.
-    #[serde(default, deserialize_with = "unmovable")]
+    #[serde(default, deserialize_with = "words::unmovable")]
     pub unmovable: Option<Unmovable>,
 }
 
@@ -130,32 +134,6 @@ fn parse(text: &str) -> Result<Vec<Group>> {
     Ok(table.group)
 }
 
-/// What the table needs to know of a rule. Everything else is for the policy room.
-struct NamedRule<'text> {
-    name: &'text str,
-    errno: &'text str,
-}
-
-impl<'text> NamedRule<'text> {
-    fn parse(text: &'text str) -> Result<Self> {
-        let (flag, value) = text.split_once(' ').context("it has no value")?;
-        ensure!(
-            matches!(flag, "--reject" | "--redirect" | "--allow"),
-            "{flag} is not a kind of rule"
-        );
-        let option = |key| {
-            value
-                .split(',')
-                .skip(1)
-                .find_map(|option| option.strip_prefix(key))
-        };
-        Ok(Self {
-            name: option("name=").context("it has no name")?,
-            errno: option("errno=").unwrap_or(errno::DEFAULT.name),
-        })
-    }
-}
-
 impl Group {
     /// The rules as arguments of the command line: flag, value, flag, value, ….
     #[must_use]
@@ -163,7 +141,7 @@ impl Group {
         self.rules.iter().flat_map(|rule| rule.splitn(2, ' ')).collect()
     }
 
-    /// The same in audit mode too.
+    /// The same, with the option that sets the group's mode.
     #[must_use]
     pub fn arguments_with_mode(&self) -> Vec<&str> {
         let mut arguments = self.arguments();
@@ -271,112 +249,12 @@ impl Case {
     }
 }
 
-/// A namespace in which each connect of a group succeeds as long as nobody governs it, and arrives where a
-/// redirect sends it.
-#[derive(Debug)]
-pub struct World {
-    /// Where clients run.
-    pub netns: NetnsFixture,
-    server: Server,
-}
-
-impl World {
-    /// Adds every address of the group to loopback and listens on every port of it.
-    ///
-    /// # Errors
-    ///
-    /// When the namespace cannot be made so.
-    pub fn new(group: &Group) -> Result<Self> {
-        let netns = NetnsFixture::new()?;
-        // Ping sockets are for nobody unless the namespace says otherwise.
-        netns.set("ipv4/ping_group_range", "0 2147483647")?;
-        // UDP is connected to multicast addresses.
-        netns.add_route("ff00::/8".parse::<Ipv6Net>()?, LOOPBACK, None)?;
-        let mut addresses = BTreeSet::new();
-        let mut ports = BTreeSet::new();
-        for case in &group.cases {
-            addresses.insert(case.dest.to_canonical());
-            addresses.extend(case.bind.map(IpAddr::V6));
-            addresses.extend(case.expect.redirect_to.map(|to| to.ip()));
-            ports.extend(case.expect.redirect_to.map(|to| to.port()));
-            if case.socket != SocketKind::Ping {
-                ports.insert(case.port);
-            }
-        }
-        netns.add_local(addresses.into_iter().filter(|address| {
-            !(address.is_loopback() || address.is_unspecified() || address.is_multicast())
-        }))?;
-        let listen = ports
-            .into_iter()
-            .map(|port| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
-        let server = Server::echo(&netns, listen)?;
-        Ok(Self { netns, server })
-    }
-
-    /// The TCP connections that arrived, in their order, with the address each really arrived at.
-    #[must_use]
-    pub fn accepted(&self) -> Vec<Accepted> {
-        self.server.accepted()
-    }
-}
-
 const fn enforce() -> Mode {
     Mode::Enforce
 }
 
 const fn tcp() -> SocketKind {
     SocketKind::Tcp
-}
-
-/// One of a few words, each with its value.
-fn word<'de, D: serde::Deserializer<'de>, T: Copy>(
-    deserializer: D,
-    words: &'static [(&'static str, T)],
-) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-    words
-        .iter()
-        .find_map(|(word, value)| (*word == text).then_some(*value))
-        .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not one of {}", known())))
-}
-
-fn mode<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Mode, D::Error> {
-    word(
-        deserializer,
-        &[("enforce", Mode::Enforce), ("audit", Mode::Audit)],
-    )
-}
-
-fn action<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Action, D::Error> {
-    word(
-        deserializer,
-        &[
-            ("allow", Action::Allow),
-            ("reject", Action::Reject),
-            ("redirect", Action::Redirect),
-        ],
-    )
-}
-
-fn some_action<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Action>, D::Error> {
-    action(deserializer).map(Some)
-}
-
-fn unmovable<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Unmovable>, D::Error> {
-    let words = &[
-        ("ping", Unmovable::Ping),
-        ("bound", Unmovable::Bound),
-        ("v6only", Unmovable::V6Only),
-    ];
-    word(deserializer, words).map(Some)
-}
-
-fn errno_by_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Errno>, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    errno::by_name(&name)
-        .map(Some)
-        .ok_or_else(|| serde::de::Error::custom(format!("{name:?} is not an errno a rule may name")))
 }
 
 #[cfg(test)]

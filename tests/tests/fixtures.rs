@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use anyhow::Result;
 use enforcer_tests::{
     black_hole::{BlackHole, INTERNET_IPV4},
     cgroup::CgroupFixture,
@@ -17,18 +18,16 @@ use enforcer_tests::{
 
 const ADDRESS: &str = "2001:db8::1";
 
-fn netns() -> NetnsFixture {
-    let netns = NetnsFixture::new().unwrap();
-    netns
-        .add_local([ADDRESS.parse().unwrap(), "192.0.2.1".parse().unwrap()])
-        .unwrap();
-    netns
+fn netns() -> Result<NetnsFixture> {
+    let netns = NetnsFixture::new()?;
+    netns.add_local([ADDRESS.parse()?, "192.0.2.1".parse()?])?;
+    Ok(netns)
 }
 
 #[test]
 fn a_client_in_its_place_reaches_a_server_and_leaves_nothing() {
     let cgroup = CgroupFixture::new("test-client").unwrap();
-    let netns = netns();
+    let netns = netns().unwrap();
     let server = Server::echo(&netns, [SocketAddr::new(ADDRESS.parse().unwrap(), 0)]).unwrap();
     let mut client = Client::start(&Place::new(&cgroup, &netns)).unwrap();
     for socket in [SocketKind::Tcp, SocketKind::Udp, SocketKind::Fastopen] {
@@ -62,7 +61,7 @@ fn a_client_in_its_place_reaches_a_server_and_leaves_nothing() {
 
 #[test]
 fn a_server_that_was_dropped_refuses() {
-    let netns = netns();
+    let netns = netns().unwrap();
     let server = Server::echo(&netns, [SocketAddr::new(ADDRESS.parse().unwrap(), 0)]).unwrap();
     let address = server.address();
     let mut client = Client::start(&Place::outside(&netns)).unwrap();
@@ -77,7 +76,7 @@ fn a_server_that_was_dropped_refuses() {
 
 #[test]
 fn a_held_socket_is_disconnected_and_connected_again() {
-    let netns = netns();
+    let netns = netns().unwrap();
     let server = Server::echo(&netns, [SocketAddr::new(ADDRESS.parse().unwrap(), 0)]).unwrap();
     let mut client = Client::start(&Place::outside(&netns)).unwrap();
     let held = Connect {
@@ -110,7 +109,7 @@ fn a_held_socket_is_disconnected_and_connected_again() {
 #[test]
 fn a_child_of_a_client_is_in_the_same_place() {
     let cgroup = CgroupFixture::new("test-child").unwrap();
-    let netns = netns();
+    let netns = netns().unwrap();
     let mut client = Client::start(&Place::new(&cgroup, &netns)).unwrap();
     let answer = client
         .ask(&Request::Child {
@@ -123,7 +122,7 @@ fn a_child_of_a_client_is_in_the_same_place() {
 
 #[test]
 fn repeated_connects_are_counted_by_outcome() {
-    let netns = netns();
+    let netns = netns().unwrap();
     let server = Server::echo(&netns, [SocketAddr::new(ADDRESS.parse().unwrap(), 0)]).unwrap();
     let mut client = Client::start(&Place::outside(&netns)).unwrap();
     let answer = client
@@ -144,7 +143,7 @@ fn repeated_connects_are_counted_by_outcome() {
 
 #[test]
 fn a_name_with_both_families_is_resolved_ipv6_first_where_ipv6_works() {
-    let netns = netns();
+    let netns = netns().unwrap();
     let names = NamesFixture::new([
         ("both.example", "192.0.2.1".parse().unwrap()),
         ("both.example", ADDRESS.parse().unwrap()),

@@ -1,2 +1,219 @@
-//! x
-fn main() {}
+//! `cargo xtask demo`: what enforcer is for, shown in half a minute on a host that is made for it.
+//!
+//! The host is two network namespaces without a name, the workload is a cgroup; nothing else of the machine is
+//! touched, and all of it is gone afterwards, also after ctrl-c. `clients` knows the clients, `interrupt` the
+//! signals, `screen` how it looks; the host is `enforcer_tests::black_hole`.
+
+use std::{
+    env,
+    io::{self, ErrorKind},
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use enforcer_tests::{
+    black_hole::{BlackHole, HOST_IPV6, INTERNET_IPV4},
+    cgroup::{self, CgroupFixture},
+    enforcer::Enforcer,
+    names::NamesFixture,
+    place::Place,
+    process::Stream,
+    server::Server,
+    wait::PATIENCE,
+};
+
+use crate::{
+    clients::{Client, Outcome, Target},
+    interrupt::{Interrupt, Interrupted},
+    screen::Screen,
+};
+
+mod clients;
+mod interrupt;
+mod screen;
+
+/// A name that nobody has (RFC 2606).
+const NAME: &str = "shop.example";
+
+/// The AAAA of the name, and the prefix to reject: an address that nobody has (RFC 3849).
+const BROKEN: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0x80));
+const PREFIX: &str = "2001:db8:a::/48";
+
+/// How long each client is given before. Left alone, the kernel takes about two minutes to give up.
+const BEFORE: Duration = Duration::from_secs(3);
+
+/// How long each client is given after. It takes milliseconds; this is for machines that start a program slowly.
+const AFTER: Duration = Duration::from_secs(20);
+
+/// How long the demo waits for the event of a client that has already connected.
+const EVENT: Duration = Duration::from_secs(2);
+
+/// Exit code after an interrupt, as shells have it for SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let words: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let mut screen = Screen::new();
+    let done = match words[..] {
+        [] => demo(&mut screen),
+        [clients::PLAIN, name, port] => clients::plain(name, port),
+        _ => Err(anyhow::anyhow!("enforcer-demo takes no arguments")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => {
+            screen.problem("interrupted; everything was removed");
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        // Whoever closed our output has seen enough.
+        Err(error)
+            if error.downcast_ref::<io::Error>().map(io::Error::kind) == Some(ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            screen.problem(&format!("enforcer-demo: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(screen: &mut Screen) -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "it makes network namespaces and a cgroup, which needs root\nhint: run it as root"
+    );
+    // Found missing now, not after the first half.
+    Enforcer::program()?;
+    let interrupt = Interrupt::watch()?;
+    cgroup::sweep(CGROUP_PREFIX)?;
+
+    let world = BlackHole::new()?;
+    let server = Server::http(
+        &world.internet,
+        [SocketAddr::new(INTERNET_IPV4.into(), 0)],
+        "Hello over IPv4.\n",
+    )?;
+    let port = server.address().port();
+    let names = NamesFixture::new([(NAME, BROKEN), (NAME, INTERNET_IPV4.into())])?;
+    let cgroup = CgroupFixture::named(CGROUP_PREFIX)?;
+    let place = Place::new(&cgroup, &world.host).with_names(&names);
+    let target = Target { name: NAME, port };
+    let clients = Client::installed();
+
+    screen.heading("A host whose IPv6 is broken")?;
+    screen.text(&format!("{NAME} has two addresses:"))?;
+    screen.text(&format!(
+        "  AAAA  {BROKEN:<18}packets to it vanish, though the host has an"
+    ))?;
+    screen.text(&format!("  {:24}address ({HOST_IPV6}) and a default route", ""))?;
+    screen.text(&format!(
+        "  A     {INTERNET_IPV4:<18}a small web server, port {port}"
+    ))?;
+
+    screen.heading("Before")?;
+    screen.text(&format!(
+        "The clients try one address after the other, the way most programs do. Each is given {} s.",
+        BEFORE.as_secs()
+    ))?;
+    screen.gap()?;
+    let mut before = Vec::new();
+    for client in &clients {
+        screen.begin(client.name)?;
+        let outcome = client.run(&place, &target, BEFORE, &interrupt)?;
+        screen.end(&outcome)?;
+        before.push(outcome);
+    }
+
+    screen.heading("After")?;
+    let governed = cgroup.relative_path();
+    let arguments = ["run", "--cgroup", &governed, "--reject", PREFIX];
+    screen.text(&format!("$ enforcer {}", arguments.join(" ")))?;
+    // It runs on the broken host, as it would on a real one, outside the cgroup it governs.
+    let mut command = Enforcer::command(&Place::outside(&world.host), arguments)?;
+    clients::end_with_parent(&mut command, rustix::process::Signal::TERM);
+    let enforcer = Enforcer::start(command)?;
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| line.starts_with("enforcing "))
+        .context("enforcer does not enforce")?;
+    for line in enforcer.lines(Stream::Stderr) {
+        screen.event(&line)?;
+    }
+    let said = enforcer.lines(Stream::Stderr).len();
+    screen.gap()?;
+
+    let mut after = Vec::new();
+    let mut shown = 0;
+    for client in &clients {
+        screen.begin(client.name)?;
+        let outcome = client.run(&place, &target, AFTER, &interrupt)?;
+        screen.end(&outcome)?;
+        after.push(outcome);
+        shown = show_events(screen, &enforcer, shown)?;
+    }
+    screen.gap()?;
+    let finished = enforcer.terminate()?;
+    for line in finished
+        .stdout
+        .iter()
+        .skip(shown)
+        .chain(finished.stderr.iter().skip(said))
+    {
+        screen.event(line)?;
+    }
+    ensure!(
+        finished.status.success(),
+        "enforcer ended with {}",
+        finished.status
+    );
+
+    let rows: Vec<_> = clients
+        .iter()
+        .map(|client| client.name)
+        .zip(before)
+        .zip(after)
+        .collect();
+    screen.heading("Before and after")?;
+    screen.table(rows.iter().map(|((name, before), after)| (*name, before, after)))?;
+    screen.gap()?;
+    screen.text("Nothing but the kernel's answer to connect() changed: no client, no resolver, no route.")?;
+    screen.text("On a host of yours:  enforcer exec --reject internet -- COMMAND")?;
+    cgroup.remove()?;
+    for ((name, _), after) in &rows {
+        ensure!(
+            matches!(after, Outcome::Connected { address, .. } if *address == IpAddr::from(INTERNET_IPV4)),
+            "{name} did not connect over IPv4 while enforcer was running: {after}"
+        );
+    }
+    Ok(())
+}
+
+/// Name of the demo's cgroups begins with this.
+const CGROUP_PREFIX: &str = "enforcer-demo";
+
+/// Shows the events that came since, when at least one has and no more follow; gives back how many were shown in
+/// all.
+fn show_events(screen: &mut Screen, enforcer: &Enforcer, shown: usize) -> Result<usize> {
+    /// Events of one client come together.
+    const QUIET: Duration = Duration::from_millis(50);
+    let start = Instant::now();
+    let mut count = shown;
+    let mut changed = start;
+    let settled = || {
+        let now = enforcer.lines(Stream::Stdout).len();
+        if now != count {
+            (count, changed) = (now, Instant::now());
+        }
+        count > shown && changed.elapsed() >= QUIET
+    };
+    // A client that asked nothing about IPv6 has no events; that is not an error.
+    let _ = enforcer_tests::wait::eventually("events", EVENT, settled);
+    let lines = enforcer.lines(Stream::Stdout);
+    for line in &lines[shown..] {
+        screen.event(line)?;
+    }
+    Ok(lines.len())
+}
