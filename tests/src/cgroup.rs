@@ -7,6 +7,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -23,6 +24,9 @@ use crate::{
 
 /// File of a cgroup that lists its processes, and takes new ones.
 const PROCS: &str = "cgroup.procs";
+
+/// How long a process may be without an environment while it becomes another program.
+const EXEC: Duration = Duration::from_secs(1);
 
 /// Where cgroup v2 is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` beside v1.
 ///
@@ -218,13 +222,14 @@ fn remove_tree(cgroup: &Path) -> Result<()> {
     }
     // A process can be forked while the list is read, and a killed one takes a moment: so again and again.
     let mut last = None;
+    let start = Instant::now();
     eventually("the cgroup to be removed", PATIENCE, || {
         match fs::remove_dir(cgroup) {
             Ok(()) => return true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
             Err(error) => last = Some(anyhow::Error::new(error)),
         }
-        if let Err(error) = empty(cgroup) {
+        if let Err(error) = empty(cgroup, start.elapsed() >= EXEC) {
             last = Some(error);
         }
         false
@@ -233,15 +238,17 @@ fn remove_tree(cgroup: &Path) -> Result<()> {
     .with_context(|| format!("remove cgroup {}", cgroup.display()))
 }
 
-/// Kills the processes of a cgroup that are ours, and moves the others to its parent.
-fn empty(cgroup: &Path) -> Result<()> {
+/// Kills the processes of a cgroup that are ours, and moves the others to its parent. Those of which it cannot be
+/// said yet stay, unless that has been so for long enough.
+fn empty(cgroup: &Path, long_enough: bool) -> Result<()> {
     let parent = cgroup
         .parent()
         .with_context(|| format!("find the parent of cgroup {}", cgroup.display()))?;
     for pid in processes(cgroup)? {
-        let ours = kill_if_ours(pid).with_context(|| format!("kill process {pid}"))?;
-        if ours {
-            continue;
+        match kill_if_ours(pid).with_context(|| format!("kill process {pid}"))? {
+            Whose::Ours => continue,
+            Whose::Unknown if !long_enough => continue,
+            Whose::Unknown | Whose::Strangers => {}
         }
         match fs::write(parent.join(PROCS), pid.to_string()) {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
@@ -254,32 +261,45 @@ fn empty(cgroup: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Kills the process if it carries our mark, and says whether that is so. One that is gone counts as ours.
-fn kill_if_ours(pid: u32) -> Result<bool> {
+/// Who started a process.
+enum Whose {
+    Ours,
+    Strangers,
+    /// It has no environment: it is about to run another program, or was started without one.
+    Unknown,
+}
+
+/// Kills the process if it carries our mark. One that is gone counts as ours.
+fn kill_if_ours(pid: u32) -> Result<Whose> {
     let Some(handle) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         // 0 stands for a process of another PID namespace.
-        return Ok(false);
+        return Ok(Whose::Strangers);
     };
     // The descriptor comes first: from then on the number cannot come to mean another process.
     let handle = match pidfd_open(handle, PidfdFlags::empty()) {
         Ok(handle) => handle,
-        Err(Errno::SRCH) => return Ok(true),
+        Err(Errno::SRCH) => return Ok(Whose::Ours),
         Err(error) => return Err(error).context("open a descriptor of the process"),
     };
     let environment = match fs::read(format!("/proc/{pid}/environ")) {
         Ok(environment) => environment,
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => return Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+            return Ok(Whose::Ours);
+        }
         Err(error) => return Err(error).context("read its environment"),
     };
+    if environment.is_empty() {
+        return Ok(Whose::Unknown);
+    }
     let mark = format!("{}={}", unique::MARK_VARIABLE, unique::mark());
     if !environment
         .split(|&byte| byte == 0)
         .any(|variable| variable == mark.as_bytes())
     {
-        return Ok(false);
+        return Ok(Whose::Strangers);
     }
     match pidfd_send_signal(&handle, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => Ok(true),
+        Ok(()) | Err(Errno::SRCH) => Ok(Whose::Ours),
         Err(error) => Err(error).context("send it SIGKILL"),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
 };
@@ -48,10 +48,11 @@ enum Behaviour {
     Http(Arc<str>),
 }
 
-/// A server on TCP and UDP. Stops on drop: its ports are closed when the drop returns.
+/// A server on TCP and UDP. Stops on drop: when that returns, a TCP connect is refused.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    listeners: Vec<Socket>,
     accepted: Arc<Mutex<Vec<Accepted>>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -133,6 +134,11 @@ impl Server {
             .iter()
             .map(|(tcp, _)| tcp.local_addr().context("ask a server for its address"))
             .collect::<Result<_>>()?;
+        let listeners = sockets
+            .iter()
+            .map(|(tcp, _)| Ok(Socket::from(tcp.try_clone()?)))
+            .collect::<io::Result<_>>()
+            .context("duplicate a listening socket")?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
@@ -156,6 +162,7 @@ impl Server {
             .context("start a server's thread")?;
         Ok(Self {
             addresses,
+            listeners,
             accepted,
             stop: Some(stop),
             thread: Some(thread),
@@ -169,6 +176,11 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take() {
             // A panic there was printed there; nothing can be added.
             let _ = thread.join();
+        }
+        for listener in &self.listeners {
+            // Closing alone would not do: a process that another test is starting right now has all our
+            // descriptors until it runs its program.
+            let _ = listener.shutdown(Shutdown::Both);
         }
     }
 }
@@ -321,7 +333,7 @@ mod tests {
                 let mut stream = TcpStream::connect(to)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
                 stream.write_all(say.as_bytes())?;
-                stream.shutdown(std::net::Shutdown::Write)?;
+                stream.shutdown(Shutdown::Write)?;
                 let mut heard = String::new();
                 stream.read_to_string(&mut heard)?;
                 Ok(heard)

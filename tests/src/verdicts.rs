@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use enforcer_common::{
     clause::Action,
     decide::{Mode, Unmovable},
-    errno::{self, Errno},
+    errno::Errno,
 };
 use serde::Deserialize;
 
