@@ -229,9 +229,26 @@ fn check_groups(document: &Document<'_>, source: &Source, report: &mut Report) {
 
 /// What only shows when the rules of a target are compiled together.
 fn check_together(policy: &Policy, source: Option<&Source>, report: &mut Report) {
+    // There may be thousands of groups: looking through all rules for each would take long.
+    let mut of_group: HashMap<&str, Vec<u32>> = HashMap::new();
+    let mut of_all = Vec::new();
+    for (index, rule) in (0..).zip(&policy.rules) {
+        match &rule.groups {
+            RuleGroups::All => of_all.push(index),
+            RuleGroups::Named(names) => {
+                for name in names {
+                    of_group.entry(name).or_default().push(index);
+                }
+            }
+        }
+    }
     let mut findings = Findings::new(policy.rules.len());
     for groups in group_sets(policy) {
-        review::compile_and_review(&policy.rules, &groups, &mut findings);
+        let named = groups.iter().filter_map(|name| of_group.get(name.as_str()));
+        let mut chosen: Vec<u32> = named.flatten().chain(&of_all).copied().collect();
+        chosen.sort_unstable();
+        chosen.dedup();
+        review::compile_and_review(&policy.rules, &chosen, &mut findings);
     }
     let place_of = |rule: &Rule| place_of(&rule.origin, source);
     for diagnostic in findings.diagnostics(&policy.rules, &place_of) {

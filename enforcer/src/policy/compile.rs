@@ -31,7 +31,9 @@ use super::{
 /// than a policy holds, redirects that lead nowhere.
 pub fn compile(rules: &[Rule], groups: &[GroupName]) -> Result<CompiledPolicy, Vec<Diagnostic>> {
     let mut findings = Findings::new(rules.len());
-    let compiled = review::compile_and_review(rules, groups, &mut findings);
+    let chosen = (0..).zip(rules).filter(|(_, rule)| rule.is_in(groups));
+    let chosen: Vec<u32> = chosen.map(|(index, _)| index).collect();
+    let compiled = review::compile_and_review(rules, &chosen, &mut findings);
     let mut errors = findings.diagnostics(rules, &|rule: &Rule| Place::from(&rule.origin));
     errors.retain(Diagnostic::is_error);
     if errors.is_empty() {
@@ -68,10 +70,10 @@ fn size(prefix: &Ipv6Net) -> u128 {
         .unwrap_or(0)
 }
 
-/// Compiles and notes what is found on the way. The heads of lists that some address gets go to the findings
+/// Compiles the chosen of the rules, and notes what is found on the way. The heads of lists that some address gets go to the findings
 /// as well: what is on none of them can never match.
-pub(super) fn build(rules: &[Rule], groups: &[GroupName], findings: &mut Findings) -> CompiledPolicy {
-    let members = members(rules, groups);
+pub(super) fn build(rules: &[Rule], chosen: &[u32], findings: &mut Findings) -> CompiledPolicy {
+    let members = members(rules, chosen);
     let mut lists = Lists::default();
     let mut entries: Vec<Entry> = Vec::new();
     let mut open: Vec<Open> = Vec::new();
@@ -123,14 +125,14 @@ pub(super) fn build(rules: &[Rule], groups: &[GroupName], findings: &mut Finding
     CompiledPolicy::new(entries, lists.clauses)
 }
 
-/// All prefixes of the groups' rules, and the exempt ones, in the order of entries: what covers a prefix
+/// All prefixes of the chosen rules, and the exempt ones, in the order of entries: what covers a prefix
 /// comes before it.
-fn members(rules: &[Rule], groups: &[GroupName]) -> Vec<Member> {
-    let chosen = || (0_u32..).zip(rules).filter(|(_, rule)| rule.is_in(groups));
-    let count: usize = chosen().map(|(_, rule)| rule.prefixes.len()).sum();
+fn members(rules: &[Rule], chosen: &[u32]) -> Vec<Member> {
+    let prefixes = |index: &u32| rules[*index as usize].prefixes.as_slice();
+    let count: usize = chosen.iter().map(|index| prefixes(index).len()).sum();
     let mut members = Vec::with_capacity(count + EXEMPT_PREFIXES.len());
-    for (index, rule) in chosen() {
-        members.extend(rule.prefixes.iter().map(|prefix| (*prefix, index)));
+    for index in chosen {
+        members.extend(prefixes(index).iter().map(|prefix| (*prefix, *index)));
     }
     let exempt = EXEMPT_PREFIXES
         .iter()

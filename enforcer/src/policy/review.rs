@@ -20,7 +20,7 @@ use super::{
     compiled::CompiledPolicy,
     connects::Connects,
     diagnostic::{Diagnostic, Place, Related, Severity},
-    rule::{GroupName, Rule, RuleAction},
+    rule::{Rule, RuleAction},
     value::quote,
 };
 
@@ -66,19 +66,14 @@ pub(super) struct Findings {
     live: Vec<bool>,
 }
 
-/// Compiles the rules of some groups and notes everything there is to say about them.
-pub(super) fn compile_and_review(
-    rules: &[Rule],
-    groups: &[GroupName],
-    findings: &mut Findings,
-) -> CompiledPolicy {
+/// Compiles the chosen of the rules, given by their indices in ascending order, and notes everything there is
+/// to say about them.
+pub(super) fn compile_and_review(rules: &[Rule], chosen: &[u32], findings: &mut Findings) -> CompiledPolicy {
     findings.answering.clear();
-    let compiled = build(rules, groups, findings);
-    findings.note_live_rules(rules, groups, &compiled);
-    for (index, rule) in (0_u32..).zip(rules) {
-        if rule.is_in(groups) {
-            findings.note_redirect(index, rule, &compiled);
-        }
+    let compiled = build(rules, chosen, findings);
+    findings.note_live_rules(rules, chosen, &compiled);
+    for &index in chosen {
+        findings.note_redirect(index, &rules[index as usize], &compiled);
     }
     compiled
 }
@@ -173,9 +168,9 @@ impl Findings {
 
     /// Marks the rules that decide some connect: those with a clause that is reached on a list that some
     /// address gets.
-    fn note_live_rules(&mut self, rules: &[Rule], groups: &[GroupName], compiled: &CompiledPolicy) {
-        for (flag, rule) in self.compiled.iter_mut().zip(rules) {
-            *flag |= rule.is_in(groups) && !rule.prefixes.is_empty();
+    fn note_live_rules(&mut self, rules: &[Rule], chosen: &[u32], compiled: &CompiledPolicy) {
+        for &index in chosen {
+            self.compiled[index as usize] |= !rules[index as usize].prefixes.is_empty();
         }
         for &head in &self.answering {
             let mut left = Connects::all();
@@ -247,7 +242,8 @@ impl Findings {
                 let message = format!("{} can never match", quote(&rule.label));
                 let mut diagnostic = Diagnostic::new(Severity::Warning, message, Some(place_of(rule)));
                 diagnostic.hint = Some(
-                    "other rules, of longer prefixes or of more conditions, decide every connect that it covers"
+                    "rules of longer prefixes or of more conditions decide all that it covers, or no rule this wide \
+                     reaches it"
                         .to_owned(),
                 );
                 diagnostics.push(diagnostic);

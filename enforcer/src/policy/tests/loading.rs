@@ -363,3 +363,22 @@ fn long_lists_load_in_seconds_from_a_file_and_from_an_array() {
     );
     println!("a list took {list_took:?}, an array {array_took:?}");
 }
+
+#[test]
+fn thousands_of_groups_are_checked_in_seconds() {
+    let mut text = "version = 1\n".to_owned();
+    for n in 0..5000 {
+        writeln!(
+            text,
+            "[[rule]]\ngroups = [\"g{n}\"]\nprefix = \"2001:db8::/32\"\naction = \"reject\""
+        )
+        .unwrap();
+    }
+    let started = Instant::now();
+    assert_eq!(check(&text).unwrap().0.rules.len(), 5000);
+    assert!(
+        started.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        started.elapsed()
+    );
+}
