@@ -58,7 +58,11 @@ fn main() -> ExitCode {
         Verb::Test(args) => Ok(test::run(&args)),
         Verb::Vm(args) => vm::run(args).map(|summary| {
             println!("{summary}");
-            if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if summary.failed == 0 {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }),
         Verb::Tidy => tidy::run(),
         Verb::Fresh(args) => fresh::run_in_root(&args),

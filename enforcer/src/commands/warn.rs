@@ -108,6 +108,6 @@ fn rejecting(
     let rule = rules.get(usize::try_from(clause.rule).ok()?)?;
     Some(RejectingRule {
         label: rule.label.clone(),
-        prefix: rule.covering(addr)?,
+        prefix: rule.covering_prefix(addr)?,
     })
 }

@@ -116,7 +116,7 @@ impl Catalog {
             // the longest prefix of the whole policy outwards (clause.rs: each list ends by continuing with
             // that of the covering prefix), and all prefixes of one rule carry the same conditions. So a rule
             // that matched at one of its prefixes matched first at its own longest.
-            .and_then(|rule| rule.covering(record.daddr));
+            .and_then(|rule| rule.covering_prefix(record.daddr));
         let would = record.would.map(|action| Would {
             action,
             rule: would_rule,

@@ -10,8 +10,6 @@
 
 pub mod rule;
 
-mod covering;
-
 pub mod diagnostic;
 
 mod source;

@@ -10,8 +10,6 @@ use std::{
 use enforcer_common::{clause::Proto, errno::Errno};
 use ipnet::Ipv6Net;
 
-use super::covering::longest_covering;
-
 /// Name of a group of rules. Targets `use` groups.
 pub type GroupName = String;
 
@@ -152,14 +150,6 @@ pub(super) fn longest_match<T>(
         // longer than what the two have in common; and that is shorter than `longest`.
         let common = (u128::from(found.network()) ^ u128::from(address)).leading_zeros();
         longest = Ipv6Net::new(address, u8::try_from(common).ok()?).ok()?.trunc();
-    }
-}
-
-impl Rule {
-    /// The longest of its prefixes that covers the address.
-    #[must_use]
-    pub fn covering(&self, addr: Ipv6Addr) -> Option<Ipv6Net> {
-        longest_covering(&self.prefixes, addr)
     }
 }
 
