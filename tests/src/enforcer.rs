@@ -19,8 +19,8 @@ pub const PROGRAM_VARIABLE: &str = "ENFORCER_BIN";
 /// File name of the program.
 const PROGRAM: &str = "enforcer";
 
-/// How the line begins that says that it enforces.
-const ENFORCING: &str = "enforcing ";
+/// How the line begins that says that it governs.
+const GOVERNING: [&str; 2] = ["enforcing ", "auditing "];
 
 /// A running `enforcer`. Killed on drop; its links are its own and go with it.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Enforcer {
         })
     }
 
-    /// Starts `enforcer run` with those arguments and waits until it enforces.
+    /// Starts `enforcer run` with those arguments and waits until it enforces or audits.
     ///
     /// # Errors
     ///
@@ -73,7 +73,9 @@ impl Enforcer {
         let mut command = Self::command(place, ["run"])?;
         command.args(arguments);
         let enforcer = Self::start(command)?;
-        enforcer.wait_for_line(Stream::Stderr, PATIENCE, |line| line.starts_with(ENFORCING))?;
+        enforcer.wait_for_line(Stream::Stderr, PATIENCE, |line| {
+            GOVERNING.iter().any(|begin| line.starts_with(begin))
+        })?;
         Ok(enforcer)
     }
 
