@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    setup::Sources,
+    setup::sources::{self, Source},
     workspace::{self, program, run},
 };
 
@@ -110,11 +110,11 @@ fn remove(root: &Path) -> Result<()> {
 }
 
 fn debootstrap(root: &Path) -> Result<()> {
-    let sources = Sources::of_machine()?;
+    let sources: String = sources::of_machine().iter().map(Source::line).collect();
     let parent = root.parent().context("the root has no parent folder")?;
     fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
     let list = parent.join("fresh.list");
-    fs::write(&list, sources.list()).with_context(|| format!("writing {}", list.display()))?;
+    fs::write(&list, sources).with_context(|| format!("writing {}", list.display()))?;
     let mut command = Command::new("mmdebstrap");
     command.args(["--quiet", "--variant=apt", "--include", PACKAGES]);
     for option in acquire_options()? {

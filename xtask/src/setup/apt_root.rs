@@ -3,150 +3,13 @@
 //!
 //! It trusts the keys the machine trusts, and asks the mirrors the machine asks.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
+use super::sources::Source;
 use crate::workspace::{read, retried, run};
-
-/// A repository the machine's own apt uses.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Repository {
-    uri: String,
-    suite: String,
-}
-
-/// The repositories of the Debian archive among the machine's own sources: address and suites.
-#[derive(Debug)]
-pub(crate) struct Sources {
-    repositories: BTreeSet<Repository>,
-    keyrings: BTreeSet<PathBuf>,
-}
-
-/// Where Debian keeps its archive's keys.
-const DEBIAN_KEYRINGS: [&str; 2] = [
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
-
-impl Sources {
-    /// Asks apt, which knows its own formats, and reads only the keyrings' names from the files: apt does
-    /// not tell those.
-    ///
-    /// # Errors
-    ///
-    /// Where apt cannot be asked.
-    pub(crate) fn of_machine() -> Result<Self> {
-        let targets = read(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(REPO_URI) $(RELEASE) $(COMPONENT)",
-            "Created-By: Packages",
-        ]))?;
-        let mut keyrings: BTreeSet<_> = DEBIAN_KEYRINGS.iter().map(PathBuf::from).collect();
-        let parts = fs::read_dir("/etc/apt/sources.list.d")
-            .into_iter()
-            .flatten()
-            .flatten();
-        for path in parts
-            .map(|entry| entry.path())
-            .chain([PathBuf::from("/etc/apt/sources.list")])
-        {
-            keyrings.extend(keyrings_in(&fs::read_to_string(path).unwrap_or_default()));
-        }
-        keyrings.retain(|path| path.is_file());
-        Ok(Self {
-            repositories: main_repositories(&targets),
-            keyrings,
-        })
-    }
-
-    /// The machine's own repositories in the one-line format of sources.list(5).
-    pub(crate) fn list(&self) -> String {
-        self.repositories
-            .iter()
-            .map(|one| self.line(&one.uri, &one.suite))
-            .collect()
-    }
-
-    fn line(&self, uri: &str, suite: &str) -> String {
-        let keyrings: Vec<_> = self
-            .keyrings
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        match keyrings.as_slice() {
-            // The keys in /etc/apt/trusted.gpg.d then count.
-            [] => format!("deb {uri} {suite} main\n"),
-            some => format!("deb [signed-by={}] {uri} {suite} main\n", some.join(",")),
-        }
-    }
-
-    /// Each mirror of the main archive with each suite worth asking for a package that the machine's own
-    /// release may not have: its own suites first, then `others`.
-    pub(crate) fn with_suites<'a>(&'a self, others: &[&'a str]) -> Vec<(&'a str, &'a str)> {
-        let own = self
-            .repositories
-            .iter()
-            .map(|one| (one.uri.as_str(), one.suite.as_str()));
-        // Security and update suites live beside the main one, and lead nowhere else.
-        let mirrors: BTreeSet<_> = self
-            .repositories
-            .iter()
-            .filter(|one| !one.suite.contains('-') && !one.suite.contains('/'))
-            .map(|one| one.uri.as_str())
-            .collect();
-        let mut all: Vec<_> = own.collect();
-        for suite in others {
-            for mirror in &mirrors {
-                if !all.contains(&(*mirror, *suite)) {
-                    all.push((*mirror, *suite));
-                }
-            }
-        }
-        all
-    }
-}
-
-fn main_repositories(indextargets: &str) -> BTreeSet<Repository> {
-    indextargets
-        .lines()
-        .filter_map(|line| match *line.split_whitespace().collect::<Vec<_>>() {
-            [uri, suite, "main"] => Some(Repository {
-                uri: uri.to_owned(),
-                suite: suite.to_owned(),
-            }),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Paths after `Signed-By:` (deb822) or `signed-by=` (one line); embedded keys and fingerprints are no paths.
-fn keyrings_in(text: &str) -> Vec<PathBuf> {
-    text.lines()
-        .filter(|line| !line.trim_start().starts_with('#'))
-        .filter_map(|line| {
-            let at = line.to_ascii_lowercase().find("signed-by")?;
-            let value = line
-                .get(at + "signed-by".len()..)?
-                .trim_start_matches([':', '=', ' ']);
-            Some(
-                value
-                    .split([']', ',', ' '])
-                    .map(str::trim)
-                    .filter(|word| word.starts_with('/'))
-                    .map(PathBuf::from),
-            )
-        })
-        .flatten()
-        .collect()
-}
 
 /// One mirror and suite, with lists and cache of its own.
 pub(crate) struct AptRoot {
@@ -159,7 +22,7 @@ impl AptRoot {
     /// # Errors
     ///
     /// Where the mirror has no such suite, or is out of reach.
-    pub(crate) fn open(sources: &Sources, uri: &str, suite: &str) -> Result<Self> {
+    pub(crate) fn open(source: &Source) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("enforcer-apt-")
             .tempdir()
@@ -170,7 +33,7 @@ impl AptRoot {
         }
         let root = Self { folder };
         for (name, text) in [
-            ("etc/sources.list", sources.line(uri, suite)),
+            ("etc/sources.list", source.line()),
             ("state/status", String::new()),
         ] {
             let path = root.path().join(name);
@@ -250,43 +113,5 @@ impl AptRoot {
             bail!("apt-get said that it had downloaded {name}, but there is no such file")
         };
         run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(to))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keyrings_are_read_from_both_formats() {
-        let deb822 = "Types: deb\nSigned-By: /usr/share/keyrings/a.gpg\n";
-        let one_line =
-            "deb [arch=amd64 signed-by=/k/b.gpg,/k/c.gpg] mirror suite main\n# deb [signed-by=/no] x y z\n";
-        let embedded = "Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n";
-        assert_eq!(keyrings_in(deb822), [PathBuf::from("/usr/share/keyrings/a.gpg")]);
-        assert_eq!(
-            keyrings_in(one_line),
-            [PathBuf::from("/k/b.gpg"), PathBuf::from("/k/c.gpg")]
-        );
-        assert!(keyrings_in(embedded).is_empty());
-    }
-
-    #[test]
-    fn other_suites_are_asked_of_the_main_archive_after_the_machines_own() {
-        let targets = "mirror:/debian/ bookworm main\nmirror:/debian/ bookworm-updates main\n\
-                       mirror:/security/ bookworm-security main\nvendor:/repo/ stable pool\n";
-        let sources = Sources {
-            repositories: main_repositories(targets),
-            keyrings: BTreeSet::new(),
-        };
-        assert_eq!(
-            sources.with_suites(&["trixie-backports", "bookworm"]),
-            [
-                ("mirror:/debian/", "bookworm"),
-                ("mirror:/debian/", "bookworm-updates"),
-                ("mirror:/security/", "bookworm-security"),
-                ("mirror:/debian/", "trixie-backports"),
-            ]
-        );
     }
 }

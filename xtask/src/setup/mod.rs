@@ -8,6 +8,7 @@ mod system;
 
 mod apt;
 mod apt_root;
+pub(crate) mod sources;
 
 mod bpf_linker;
 mod rust_src;
@@ -16,8 +17,6 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
-
-pub(crate) use self::apt_root::Sources;
 
 use crate::{prerequisites, workspace};
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use super::apt_root::{AptRoot, Sources};
+use super::{apt_root::AptRoot, sources};
 use crate::{
     prerequisites::{self, pinned_toolchain},
     workspace,
@@ -160,10 +160,10 @@ fn by_debian(home: &Path) -> Result<()> {
     if !super::apt::is_there() {
         bail!("this system has no apt");
     }
-    let sources = Sources::of_machine()?;
     let mut asked = Vec::new();
-    for (uri, suite) in sources.with_suites(&SUITES) {
-        let found = AptRoot::open(&sources, uri, suite)
+    for source in sources::with_suites(&sources::of_machine(), &SUITES) {
+        let suite = &source.suite;
+        let found = AptRoot::open(&source)
             .and_then(|root| Ok(root.version("rust-src", is_ours)?.map(|version| (root, version))));
         match found {
             Ok(Some((root, version))) => {
@@ -173,13 +173,16 @@ fn by_debian(home: &Path) -> Result<()> {
                 let library = format!("usr/src/rustc-{}/library", pinned_toolchain());
                 return staging.publish(&library, home);
             }
-            Ok(None) => asked.push(suite.to_owned()),
+            Ok(None) => asked.push(suite.clone()),
             Err(error) => {
                 let said = format!("{error:#}");
                 let why = said.lines().find(|line| line.starts_with("E:")).unwrap_or(&said);
                 asked.push(format!("{suite} ({why})"));
             }
         }
+    }
+    if asked.is_empty() {
+        bail!("apt has no sources here");
     }
     bail!("no suite has it; asked were: {}", asked.join(", "))
 }
