@@ -36,35 +36,34 @@ pub(crate) fn has_candidate(package: &str) -> bool {
     .is_ok_and(|said| said.contains("Candidate:") && !said.contains("Candidate: (none)"))
 }
 
+/// Fetches the lists.
+///
+/// # Errors
+///
+/// Where apt fails three times.
+pub(crate) fn update() -> Result<()> {
+    retried(|| run(apt_get().arg("update")))
+}
+
 /// Installs these packages, without what they merely recommend.
 ///
 /// # Errors
 ///
-/// Where apt fails three times, or a signal asked to stop.
+/// Where apt fails three times.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let services = ServicesHeld::hold()?;
-    let mut lists_are_fresh = false;
     let outcome = retried(|| {
-        if lists_are_fresh || packages.iter().all(|package| has_candidate(package)) {
-            lists_are_fresh = true;
-        } else {
-            update()?;
-        }
         let installed = run(apt_get()
             .args(["install", "--yes", "--no-install-recommends"])
             .args(packages));
         if installed.is_err() {
             // The likeliest cause: the lists name versions that the mirror no longer has.
-            update()?;
+            run(apt_get().arg("update"))?;
         }
         installed
     });
     services.release()?;
     outcome
-}
-
-fn update() -> Result<()> {
-    run(apt_get().arg("update"))
 }
 
 fn apt_get() -> Command {

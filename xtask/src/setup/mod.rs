@@ -105,7 +105,7 @@ pub(crate) fn make_able(purpose: Purpose, yes: bool) -> Result<()> {
 
     let mut failures = Vec::new();
     if !packages.is_empty()
-        && let Err(error) = install_system(&packages, yes)
+        && let Err(error) = install_system(&missing.system, yes)
     {
         failures.push(error);
     }
@@ -182,22 +182,27 @@ fn list(purpose: Purpose, missing: &Missing, packages: &[&str]) {
 }
 
 /// Installs packages if that is wanted and possible; otherwise says what a person can type.
-fn install_system(packages: &[&str], yes: bool) -> Result<()> {
+fn install_system(needs: &[&system::Need], yes: bool) -> Result<()> {
+    let packages = system::packages(needs).join(" ");
     if !apt::is_there() {
         bail!(
             "this system has no apt, so the missing programs are yours to install; Debian's packages with \
-             them are: {}",
-            packages.join(" ")
+             them are: {packages}"
         );
     }
-    let by_hand = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    let by_hand = format!("apt-get install --no-install-recommends {packages}");
     if !workspace::is_root() {
         bail!("installing system packages needs root\nhint: sudo {by_hand}");
     }
     if !yes && !asked_and_agreed()? {
         bail!("system packages are installed only with --yes\nhint: {by_hand}");
     }
-    apt::install(packages).with_context(|| format!("installing system packages\nhint: {by_hand}"))
+    if !needs.iter().all(|need| need.has_candidate()) {
+        apt::update()?;
+    }
+    // Only now does it show which of several packages this suite has.
+    apt::install(&system::packages(needs))
+        .with_context(|| format!("installing system packages\nhint: {by_hand}"))
 }
 
 /// Asks on a terminal; where there is none the answer is no.

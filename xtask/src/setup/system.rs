@@ -102,17 +102,25 @@ pub(crate) fn missing(purpose: Purpose) -> Vec<&'static Need> {
         .collect()
 }
 
+impl Need {
+    /// Whether the machine's lists have a package for it.
+    pub(crate) fn has_candidate(&self) -> bool {
+        self.candidate().is_some()
+    }
+
+    fn candidate(&self) -> Option<&'static str> {
+        self.packages
+            .iter()
+            .copied()
+            .find(|package| apt::is_there() && apt::has_candidate(package))
+    }
+}
+
 /// The packages that bring these, those preferred which the machine's suites have.
 pub(crate) fn packages(needs: &[&Need]) -> Vec<&'static str> {
     needs
         .iter()
-        .filter_map(|need| {
-            let known = need
-                .packages
-                .iter()
-                .find(|package| apt::is_there() && apt::has_candidate(package));
-            known.or(need.packages.first()).copied()
-        })
+        .filter_map(|need| need.candidate().or(need.packages.first().copied()))
         .collect()
 }
 

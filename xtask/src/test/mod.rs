@@ -11,7 +11,7 @@ mod tally;
 
 mod stage;
 
-use std::{env, process::ExitCode};
+use std::{env, process::ExitCode, time::Instant};
 
 use anyhow::Result;
 
@@ -36,14 +36,12 @@ pub(crate) struct Args {
 }
 
 /// The verb. The last line on stdout is always `N passed, N failed`, with `, N skipped` if there are any.
-///
 pub(crate) fn run(args: &Args) -> ExitCode {
     let strict = args.strict || env::var_os("ENFORCER_STRICT").is_some_and(|value| value == "1");
     let mut runner = Runner::new();
-    let able = setup::make_able(Purpose::Test, args.yes);
-    let stopped = able.is_err();
-    runner.check("setup", || able.map_err(|error| format!("{error:#}")));
-    if !stopped {
+    let started = Instant::now();
+    let able = setup::make_able(Purpose::Test, args.yes).map_err(|error| format!("{error:#}"));
+    if runner.ended("setup", started, able) {
         checks(&mut runner);
         let extent = if args.full { Extent::Full } else { Extent::Small };
         if let Err(error) = tests(&mut runner, extent) {

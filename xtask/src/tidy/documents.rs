@@ -148,7 +148,11 @@ fn xtask_findings(file: &File, verb: &str, rest: &[&str], line: usize) -> Vec<Fi
     let Some(command) = xtask.find_subcommand(verb) else {
         return vec![file.finding(line, format!("`cargo xtask {verb}`: there is no such verb"))];
     };
-    let options = rest.iter().take_while(|word| **word != "--" && **word != "#");
+    // What follows the first plain word of a verb that runs another one belongs to that one.
+    let hands_on = command.get_arguments().any(clap::Arg::is_trailing_var_arg_set);
+    let options = rest
+        .iter()
+        .take_while(|word| !["--", "#"].contains(*word) && (!hands_on || word.starts_with("--")));
     options
         .map(|word| word.trim_matches(|c| "[](),;".contains(c)))
         .filter_map(|word| word.strip_prefix("--"))
@@ -225,7 +229,7 @@ mod tests {
 
     #[test]
     fn documented_commands_are_those_that_exist() {
-        let text = "Run `cargo xtask setup --for demo` or `cargo xtask fly`.\n\n```sh\n\
+        let text = "Run `cargo xtask setup --for demo` or `cargo xtask fly`.\n`cargo xtask fresh --keep test --yes`\n\n```sh\n\
                     sudo cargo xtask test --yes --fast\nenforcer run --pid 1\nenforcer stop\n```\n";
         let tree = Tree::of(&[("README.md", text), ("enforcer/src/commands/run.rs", "")]);
         let findings = commands(&tree);
@@ -239,7 +243,7 @@ mod tests {
         );
         assert_eq!(
             findings.iter().map(|finding| finding.line).collect::<Vec<_>>(),
-            [1, 4, 6]
+            [1, 5, 7]
         );
     }
 
