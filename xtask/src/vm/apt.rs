@@ -230,6 +230,14 @@ impl Mirrors {
             security,
         })
     }
+
+    /// With these keys besides: other suites may be signed by others than the machine's own.
+    fn trusting(mut self, keyrings: Vec<PathBuf>) -> Self {
+        for source in [&mut self.archive, &mut self.security] {
+            source.keyrings.extend(keyrings.iter().cloned());
+        }
+        self
+    }
 }
 
 fn configuration(folder: &Path, inherited: &str) -> String {
