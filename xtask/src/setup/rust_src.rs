@@ -161,13 +161,13 @@ fn by_debian(home: &Path) -> Result<()> {
         bail!("this system has no apt");
     }
     let mut asked = Vec::new();
-    for source in sources::with_suites(&sources::of_machine(), &SUITES) {
-        let suite = &source.suite;
-        let found = AptRoot::open(&source)
-            .and_then(|root| Ok(root.version("rust-src", is_ours)?.map(|version| (root, version))));
-        match found {
-            Ok(Some((root, version))) => {
-                println!("{}: rust-src {version} is in {suite}", name());
+    for suite in SUITES {
+        let folder = tempfile::Builder::new().prefix("enforcer-apt-").tempdir();
+        let folder = folder.context("making a folder for a private apt root")?;
+        let apt = Apt::open(folder.path(), &[suite])?;
+        match apt.update().and_then(|()| apt.version("rust-src", is_ours)) {
+            Ok(Some(package)) => {
+                println!("{}: rust-src {} is in {}", name(), package.version, suite.name());
                 let staging = Staging::beside(home)?;
                 root.unpack("rust-src", &version, staging.path())?;
                 let library = format!("usr/src/rustc-{}/library", pinned_toolchain());
@@ -179,6 +179,8 @@ fn by_debian(home: &Path) -> Result<()> {
                 let why = said.lines().find(|line| line.starts_with("E:")).unwrap_or(&said);
                 asked.push(format!("{suite} ({why})"));
             }
+            Ok(None) => asked.push(suite.name().to_owned()),
+            Err(error) => asked.push(format!("{} ({error:#})", suite.name())),
         }
     }
     if asked.is_empty() {

@@ -151,6 +151,25 @@ impl Apt {
         Ok(newest)
     }
 
+    /// The package of that name whose version is wanted; a suite may hold several versions. `None` if the index
+    /// knows none.
+    ///
+    /// # Errors
+    ///
+    /// When the index cannot be searched.
+    pub(crate) fn version(&self, name: &str, wanted: impl Fn(&str) -> bool) -> Result<Option<Package>> {
+        // `name | version | repository`, a line for each version; nothing for a name that nobody knows.
+        let listed = output(self.command("apt-cache").args(["madison", name]))?;
+        let mut versions = listed
+            .lines()
+            .filter_map(|line| line.split('|').nth(1))
+            .map(str::trim);
+        Ok(versions.find(|version| wanted(version)).map(|version| Package {
+            name: name.to_owned(),
+            version: version.to_owned(),
+        }))
+    }
+
     /// Downloads the package, checked against the index, and unpacks its files into `root`.
     ///
     /// # Errors
