@@ -1,5 +1,6 @@
 //! The account of connects and events, and the promise of attaching: the library used as `enforcer run` uses it, but
 //! with a ring buffer of one page, thousands of cgroups, and connects that never pause.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{env, path::Path, sync::Arc};
 

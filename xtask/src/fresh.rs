@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    setup::sources::{self, Source},
+    debian::{self, Source},
     workspace::{self, program, run},
 };
 
@@ -110,7 +110,7 @@ fn remove(root: &Path) -> Result<()> {
 }
 
 fn debootstrap(root: &Path) -> Result<()> {
-    let sources: String = sources::of_machine().iter().map(Source::line).collect();
+    let sources: String = debian::of_machine().iter().map(Source::line).collect();
     let parent = root.parent().context("the root has no parent folder")?;
     fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
     let list = parent.join("fresh.list");

@@ -11,13 +11,15 @@
 mod prerequisites;
 mod workspace;
 
+mod debian;
+
 mod setup;
 
 mod tidy;
 
-mod test;
-
 mod vm;
+
+mod test;
 
 mod demo;
 
@@ -43,7 +45,7 @@ enum Verb {
     Demo(demo::Args),
     /// Run every check and every test
     Test(test::Args),
-    /// Boot old and new kernels under qemu and run the integration tests there
+    /// Run the integration tests on every kernel line, under qemu
     Vm(vm::Args),
     /// Check the rules that no compiler and no lint keeps
     Tidy,
@@ -56,14 +58,7 @@ fn main() -> ExitCode {
         Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => Ok(test::run(&args)),
-        Verb::Vm(args) => vm::run(args).map(|summary| {
-            println!("{summary}");
-            if summary.failed == 0 {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }),
+        Verb::Vm(args) => vm::run(&args).map(|summary| ExitCode::from(u8::from(summary.failed > 0))),
         Verb::Tidy => tidy::run(),
         Verb::Fresh(args) => fresh::run_in_root(&args),
     };

@@ -6,10 +6,6 @@
 
 mod system;
 
-mod apt;
-mod apt_root;
-pub(crate) mod sources;
-
 mod bpf_linker;
 mod rust_src;
 
@@ -18,7 +14,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
-use crate::{prerequisites, workspace};
+use crate::{debian::install as apt, prerequisites, workspace};
 
 /// What the machine shall be able to do. Each includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]

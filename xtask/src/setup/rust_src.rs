@@ -12,8 +12,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
-use super::{apt_root::AptRoot, sources};
 use crate::{
+    debian::{Apt, Suite, install},
     prerequisites::{self, pinned_toolchain},
     workspace,
 };
@@ -27,9 +27,15 @@ const ARCHIVE_VARIABLE: &str = "RUST_SRC_ARCHIVE";
 /// SHA-256 of the archive of the pinned compiler's `library/` folder. Changes with `rust-toolchain.toml`.
 const ARCHIVE_SHA256: &str = "4c5664da1382a93d6505a9c67184aa539273f7f78290fd620e166a9beeeb7652";
 
-/// Suites of Debian to ask after the machine's own, the likeliest first. A compiler of one year is in
+/// Suites of Debian to ask, the likeliest first, whichever the machine's own is. A compiler of one year is in
 /// the backports to that year's stable, in testing, or in unstable.
-const SUITES: [&str; 5] = ["trixie-backports", "trixie", "forky", "sid", "bookworm-backports"];
+const SUITES: [Suite; 5] = [
+    Suite::Archive("trixie-backports"),
+    Suite::Archive("forky"),
+    Suite::Archive("sid"),
+    Suite::Archive("trixie"),
+    Suite::Archive("bookworm-backports"),
+];
 
 /// What lists call it.
 pub(crate) fn name() -> String {
@@ -157,7 +163,7 @@ fn check_sha256(bytes: &[u8], path: &Path) -> Result<()> {
 }
 
 fn by_debian(home: &Path) -> Result<()> {
-    if !super::apt::is_there() {
+    if !install::is_there() {
         bail!("this system has no apt");
     }
     let mut asked = Vec::new();
@@ -169,22 +175,16 @@ fn by_debian(home: &Path) -> Result<()> {
             Ok(Some(package)) => {
                 println!("{}: rust-src {} is in {}", name(), package.version, suite.name());
                 let staging = Staging::beside(home)?;
-                root.unpack("rust-src", &version, staging.path())?;
-                let library = format!("usr/src/rustc-{}/library", pinned_toolchain());
-                return staging.publish(&library, home);
-            }
-            Ok(None) => asked.push(suite.clone()),
-            Err(error) => {
-                let said = format!("{error:#}");
-                let why = said.lines().find(|line| line.starts_with("E:")).unwrap_or(&said);
-                asked.push(format!("{suite} ({why})"));
+                let unpacked = staging.path().join("package");
+                apt.unpack(&package, &unpacked)?;
+                return staging.publish(
+                    &format!("package/usr/src/rustc-{}/library", pinned_toolchain()),
+                    home,
+                );
             }
             Ok(None) => asked.push(suite.name().to_owned()),
             Err(error) => asked.push(format!("{} ({error:#})", suite.name())),
         }
-    }
-    if asked.is_empty() {
-        bail!("apt has no sources here");
     }
     bail!("no suite has it; asked were: {}", asked.join(", "))
 }

@@ -4,8 +4,8 @@
 
 use std::{fs, process::Command};
 
-use super::{Purpose, apt};
-use crate::workspace::program;
+use super::Purpose;
+use crate::{debian::install as apt, workspace::program};
 
 /// One thing the system must have.
 pub(crate) struct Need {

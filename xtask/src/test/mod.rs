@@ -15,11 +15,14 @@ use std::{env, process::ExitCode, time::Instant};
 
 use anyhow::Result;
 
-pub(crate) use self::outcome::NotApplicable;
-use self::{outcome::Outcomes, repetitions::Extent, stage::Runner};
+pub(crate) use self::{
+    outcome::NotApplicable,
+    repetitions::{Extent, repetition_variables},
+};
+use self::{outcome::Outcomes, stage::Runner, tally::Tally};
 use crate::{
     setup::{self, Purpose},
-    tidy, workspace,
+    tidy, vm, workspace,
 };
 
 #[derive(clap::Args)]
@@ -47,6 +50,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         if let Err(error) = tests(&mut runner, extent) {
             runner.check("tests", || Err(format!("{error:#}")));
         }
+        runner.counted("tests, other kernels", || {
+            vm::run(&vm::Args::everything(args.full)).map(Tally::from)
+        });
     }
     let tally = runner.summary(strict);
     println!("{}", tally.line());
@@ -152,7 +158,9 @@ fn tests(runner: &mut Runner, extent: Extent) -> Result<()> {
         ])
         .env("ENFORCER_BIN", workspace::target_dir()?.join("debug/enforcer"))
         .env(outcome::VARIABLE, outcomes.path())
-        .envs(repetitions::environment(extent));
+        // What strictness means is decided here, when everything is counted, on all kernels alike.
+        .env_remove("ENFORCER_STRICT")
+        .envs(repetition_variables(extent));
     runner.tests(
         "tests, this kernel",
         &mut command,

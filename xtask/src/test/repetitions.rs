@@ -28,7 +28,7 @@ const REPETITIONS: &[Repetition] = &[
 ];
 
 /// The variables that tests are given.
-pub(crate) fn environment(extent: Extent) -> impl Iterator<Item = (&'static str, String)> {
+pub(crate) fn repetition_variables(extent: Extent) -> impl Iterator<Item = (&'static str, String)> {
     REPETITIONS.iter().map(move |row| {
         let times = match extent {
             Extent::Small => row.small,

@@ -81,6 +81,26 @@ impl Runner {
         Ok(())
     }
 
+    /// Tests that report and count for themselves. An error counts as one failure.
+    pub(crate) fn counted(&mut self, name: &str, stage: impl FnOnce() -> Result<Tally>) {
+        println!("{name}");
+        let started = Instant::now();
+        let outcome = stage();
+        begin(name);
+        match outcome {
+            Ok(tally) => {
+                end(started, &tally.line());
+                if tally.failed > 0 {
+                    self.failed_stages.push(name.to_owned());
+                }
+                self.tally += tally;
+            }
+            Err(error) => {
+                self.one(name, started, Err(format!("{error:#}")));
+            }
+        }
+    }
+
     fn one(&mut self, name: &str, started: Instant, outcome: Result<(), String>) -> bool {
         match outcome {
             Ok(()) => {

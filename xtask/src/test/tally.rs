@@ -2,6 +2,8 @@
 
 use std::ops::AddAssign;
 
+use crate::vm;
+
 /// How many ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -17,6 +19,23 @@ impl AddAssign for Tally {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.not_applicable += other.not_applicable;
+    }
+}
+
+impl From<vm::Summary> for Tally {
+    fn from(summary: vm::Summary) -> Self {
+        let vm::Summary {
+            passed,
+            failed,
+            skipped,
+            not_applicable,
+        } = summary;
+        Self {
+            passed,
+            failed,
+            skipped,
+            not_applicable,
+        }
     }
 }
 

@@ -10,11 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{
-    apt::{Apt, Package},
-    lines::Line,
-    modules, with_suffix,
-};
+use super::{lines::Line, modules, with_suffix};
+use crate::debian::{Apt, Package};
 
 /// The image in a kernel's folder.
 const IMAGE: &str = "vmlinuz";

@@ -1,13 +1,6 @@
 //! The kernel lines that must work, as data. To add a line is to add a row; nothing else knows their names.
 
-/// A suite of the distribution, by the repository it lives in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Suite {
-    /// In the main repository.
-    Archive(&'static str),
-    /// In the repository of security updates, where the newest patch releases appear first.
-    Security(&'static str),
-}
+use crate::debian::Suite;
 
 /// One kernel line: the newest patch release of it is what is booted.
 #[derive(Debug)]

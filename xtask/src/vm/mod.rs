@@ -3,7 +3,6 @@
 //! The guests run the very test binaries that `cargo test` runs here. A guest has no network and no disk; the
 //! machine needs no KVM. Nothing on the machine changes: all files are under `target/vm`.
 
-pub(crate) mod apt;
 mod boot;
 mod initramfs;
 mod kernels;
@@ -31,6 +30,10 @@ use self::{
     kernels::Kernel,
     payload::Payload,
     report::Column,
+};
+use crate::{
+    debian::output,
+    test::{Extent, repetition_variables},
 };
 
 /// Programs of the machine without which no guest can be made, and the Debian packages they are in.
@@ -73,6 +76,18 @@ pub(crate) struct Args {
     pub(crate) filters: Vec<String>,
 }
 
+impl Args {
+    /// Every test on every line.
+    pub(crate) fn everything(full: bool) -> Self {
+        Self {
+            kernel: vec![lines::ALL.to_owned()],
+            full,
+            offline: false,
+            filters: Vec::new(),
+        }
+    }
+}
+
 /// What came of all tests on all kernels, each test counted once for each kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
@@ -107,7 +122,7 @@ impl fmt::Display for Summary {
 ///
 /// When the tests cannot be built, something the machine needs is missing, or no kernel can be had. A test
 /// that fails, or a guest that does not come up, is not an error but a failure in the summary.
-pub(crate) fn run(args: Args) -> Result<Summary> {
+pub(crate) fn run(args: &Args) -> Result<Summary> {
     let metadata = cargo_metadata::MetadataCommand::new()
         .no_deps()
         .exec()
@@ -153,7 +168,7 @@ pub(crate) fn run(args: Args) -> Result<Summary> {
     if let Some(accelerator) = accelerator? {
         let common = Initramfs::new(&busybox, &payload, &tests_folder)?;
         let plan = Plan {
-            args: &args,
+            args,
             payload: &payload,
             common: &common,
             accelerator,
@@ -240,9 +255,12 @@ impl Plan<'_> {
             ("LIMIT_SECS", self.binary_limit().as_secs().to_string()),
             ("THREADS", TEST_THREADS.to_owned()),
         ];
-        if self.args.full {
-            variables.push(("ENFORCER_FULL", "1".to_owned()));
-        }
+        let extent = if self.args.full {
+            Extent::Full
+        } else {
+            Extent::Small
+        };
+        variables.extend(repetition_variables(extent));
         let filters: String = self
             .args
             .filters
@@ -293,8 +311,7 @@ fn need_programs() -> Result<()> {
 /// A busybox that needs no library: in a guest it runs before there is any.
 fn static_busybox() -> Result<PathBuf> {
     let path = which::which("busybox").context("looking for busybox")?;
-    let shared =
-        apt::output(std::process::Command::new("ldd").arg(&path)).is_ok_and(|said| said.contains("=>"));
+    let shared = output(std::process::Command::new("ldd").arg(&path)).is_ok_and(|said| said.contains("=>"));
     if shared {
         bail!(
             "making guests with {}: it needs shared libraries\nhint: the package busybox-static has one that needs none",

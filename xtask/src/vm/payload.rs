@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use cargo_metadata::{Message, TargetKind};
 
-use super::apt::output;
+use crate::debian::output;
 
 /// The package whose integration tests are run.
 const TESTS: &str = "enforcer-tests";

@@ -12,13 +12,21 @@ use std::{
 /// One suite of one mirror, with the keys that sign it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Source {
-    uri: String,
-    pub(crate) suite: String,
+    pub(super) uri: String,
+    pub(super) suite: String,
     /// Empty where the keys of `/etc/apt/trusted.gpg.d` count.
-    keyrings: BTreeSet<PathBuf>,
+    pub(super) keyrings: BTreeSet<PathBuf>,
 }
 
 impl Source {
+    /// Another suite of the same mirror, signed by the same keys.
+    pub(super) fn with_suite(&self, suite: &str) -> Self {
+        Self {
+            suite: suite.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// As a line of `sources.list`.
     pub(crate) fn line(&self) -> String {
         let Self { uri, suite, keyrings } = self;
@@ -121,28 +129,6 @@ fn keyrings(signed_by: &str) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Where to ask for a package that the machine's own release may not have: its own suites first, then
-/// `others` on each mirror that carries a release (its updates and security suites lead nowhere else).
-pub(crate) fn with_suites(own: &[Source], others: &[&str]) -> Vec<Source> {
-    let mut all = own.to_vec();
-    let mirrors = own.iter().filter(|source| !source.suite.contains(['-', '/']));
-    for suite in others {
-        for mirror in mirrors.clone() {
-            let source = Source {
-                suite: (*suite).to_owned(),
-                ..mirror.clone()
-            };
-            if !all
-                .iter()
-                .any(|one| one.uri == source.uri && one.suite == source.suite)
-            {
-                all.push(source);
-            }
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,20 +164,5 @@ mod tests {
             "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mDME\n /abc",
         );
         assert!(lines(&deb822(&embedded)).starts_with("deb mirror:/d bookworm main\n"));
-    }
-
-    #[test]
-    fn other_suites_are_asked_of_the_release_mirror_after_the_machines_own() {
-        let text = [
-            "deb mirror:/d bookworm main",
-            "deb mirror:/d bookworm-updates main",
-            "deb mirror:/s bookworm-security main",
-        ];
-        let own: Vec<_> = text.iter().filter_map(|line| one_line(line)).collect();
-        assert_eq!(
-            lines(&with_suites(&own, &["trixie-backports", "bookworm"])),
-            "deb mirror:/d bookworm main\ndeb mirror:/d bookworm-updates main\n\
-             deb mirror:/s bookworm-security main\ndeb mirror:/d trixie-backports main\n"
-        );
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{lines::Suite, with_suffix};
+use super::sources::{self, Source};
 
 /// How often a fetch is tried.
 const ATTEMPTS: u32 = 3;
@@ -36,8 +36,8 @@ const ARCHIVE_SUITES: &[&str] = &[
     "sid",
 ];
 /// The folder of the main repository on its mirrors, and that of the security updates beside it.
-const ARCHIVE_FOLDER: &str = "/debian/";
-const SECURITY_FOLDER: &str = "/debian-security/";
+const ARCHIVE_FOLDER: &str = "/debian";
+const SECURITY_FOLDER: &str = "/debian-security";
 
 /// Where the keys of all suites are, older and newer name.
 const KEYRINGS: &[&str] = &[
@@ -54,6 +54,24 @@ const NOT_INHERITED: &[&str] = &[
     "CommandLine",
     "Binary",
 ];
+
+/// A suite of the distribution, by the repository it lives in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suite {
+    /// In the main repository.
+    Archive(&'static str),
+    /// In the repository of security updates, where the newest patch releases appear first.
+    Security(&'static str),
+}
+
+impl Suite {
+    /// What sources.list(5) calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Archive(name) | Self::Security(name) => name,
+        }
+    }
+}
 
 /// A package in the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,15 +102,14 @@ impl Apt {
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
         let mirrors = Mirrors::of_this_machine()?;
-        let signed_by = KEYRINGS
-            .iter()
-            .find(|path| Path::new(path).exists())
-            .map_or_else(String::new, |path| format!("[signed-by={path}] "));
         let sources: String = suites
             .iter()
-            .map(|suite| match suite {
-                Suite::Archive(name) => format!("deb {signed_by}{} {name} main\n", mirrors.archive),
-                Suite::Security(name) => format!("deb {signed_by}{} {name} main\n", mirrors.security),
+            .map(|suite| {
+                let mirror = match suite {
+                    Suite::Archive(_) => &mirrors.archive,
+                    Suite::Security(_) => &mirrors.security,
+                };
+                mirror.with_suite(suite.name()).line()
             })
             .collect();
         let config = folder.join("apt.conf");
@@ -207,46 +224,33 @@ impl Apt {
 /// Where the distribution's repositories are, for this machine.
 #[derive(Debug, PartialEq, Eq)]
 struct Mirrors {
-    archive: String,
-    security: String,
+    archive: Source,
+    security: Source,
 }
 
 impl Mirrors {
     fn of_this_machine() -> Result<Self> {
-        let format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
-        let targets = output(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            format,
-            "Created-By: Packages",
-        ]))?;
-        Self::among(&targets).context(
+        let keyrings = KEYRINGS.iter().map(PathBuf::from).filter(|path| path.exists());
+        let mirrors = Self::among(&sources::of_machine()).context(
             "looking for a Debian mirror among this machine's apt sources: none of them has a suite of Debian\n\
-             hint: kernels are fetched from Debian's repositories; `apt-get indextargets` shows what apt knows",
-        )
+             hint: sources.list(5) says where apt looks for them",
+        )?;
+        Ok(mirrors.trusting(keyrings.collect()))
     }
 
-    fn among(targets: &str) -> Option<Self> {
-        let sources = || {
-            targets.lines().filter_map(|line| {
-                let mut words = line.split_whitespace();
-                match (words.next(), words.next(), words.next()) {
-                    (Some(uri), Some(release), Some("main")) => Some((uri, release)),
-                    _ => None,
-                }
-            })
+    fn among(sources: &[Source]) -> Option<Self> {
+        let archive = sources
+            .iter()
+            .find(|source| ARCHIVE_SUITES.contains(&source.suite.as_str()))?;
+        let security = sources.iter().find(|source| source.suite.ends_with("-security"));
+        // A machine without security updates among its sources: mirrors have them beside the archive.
+        let beside = || Source {
+            uri: archive.uri.replace(ARCHIVE_FOLDER, SECURITY_FOLDER),
+            ..archive.clone()
         };
-        let (archive, _) = sources().find(|(_, release)| ARCHIVE_SUITES.contains(release))?;
-        let security = sources()
-            .find(|(_, release)| release.ends_with("-security"))
-            .map_or_else(
-                // A machine without security updates among its sources: mirrors have them beside the archive.
-                || archive.replace(ARCHIVE_FOLDER, SECURITY_FOLDER),
-                |(uri, _)| uri.to_owned(),
-            );
         Some(Self {
-            archive: archive.to_owned(),
-            security,
+            archive: archive.clone(),
+            security: security.cloned().unwrap_or_else(beside),
         })
     }
 
@@ -325,6 +329,13 @@ fn retried(mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
     attempt()
 }
 
+/// The path with more at its end.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
@@ -349,33 +360,37 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    fn source(uri: &str, suite: &str) -> Source {
+        Source {
+            uri: uri.to_owned(),
+            suite: suite.to_owned(),
+            keyrings: BTreeSet::new(),
+        }
+    }
 
     #[test]
     fn the_machines_mirror_is_taken_and_foreign_sources_are_not() {
-        let mirrors = Mirrors::among(
-            "http://other.example/apt/ nodistro main\n\
-             http://mirror.example/debian/ bookworm contrib\n\
-             http://mirror.example/debian/ bookworm main\n\
-             http://security.example/ bookworm-security main\n",
-        );
-        assert_eq!(
-            mirrors,
-            Some(Mirrors {
-                archive: "http://mirror.example/debian/".to_owned(),
-                security: "http://security.example/".to_owned(),
-            })
-        );
-        assert_eq!(Mirrors::among("http://other.example/apt/ nodistro main\n"), None);
+        let other = source("http://other.example/apt/", "nodistro");
+        let archive = source("http://mirror.example/debian/", "bookworm");
+        let security = source("http://security.example/", "bookworm-security");
+        let mirrors = Mirrors::among(&[other.clone(), archive.clone(), security.clone()]);
+        assert_eq!(mirrors, Some(Mirrors { archive, security }));
+        assert_eq!(Mirrors::among(&[other]), None);
     }
 
     #[test]
     fn security_updates_are_looked_for_beside_the_archive() {
-        let mirrors = Mirrors::among("http://mirror.example/debian/ sid main\n");
-        assert_eq!(
-            mirrors.map(|mirrors| mirrors.security),
-            Some("http://mirror.example/debian-security/".to_owned())
-        );
+        for end in ["", "/"] {
+            let archive = source(&format!("http://mirror.example/debian{end}"), "sid");
+            assert_eq!(
+                Mirrors::among(&[archive]).map(|mirrors| mirrors.security.uri),
+                Some(format!("http://mirror.example/debian-security{end}"))
+            );
+        }
     }
 
     #[test]
