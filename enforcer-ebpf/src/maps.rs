@@ -62,14 +62,23 @@ static POLICIES: Array<PolicyHead, POLICY_SLOTS> = Array::new();
 #[btf_map]
 static ENTRIES: ArrayOfMaps<LpmTrie<AddrWords, u32, 1>, GENERATIONS> = ArrayOfMaps::new();
 
+/// A clause as BTF describes it to the kernel.
+///
+/// KERNEL 6.1: an inner map fits only if it agrees with the template on the offset of a timer in the value, and "no
+/// timer" is another number for a value with BTF of a struct (ENOENT) than for one without (EINVAL;
+/// `btf_find_timer`, kernel/bpf/btf.c). The controller creates inner maps without BTF; for an array the two agree.
+type ClauseWords = [u32; size_of::<Clause>() / size_of::<u32>()];
+
+type Clauses = Array<ClauseWords, 1, { BPF_F_INNER_MAP as usize }>;
+
 #[btf_map]
-static CLAUSES: ArrayOfMaps<Array<Clause, 1, { BPF_F_INNER_MAP as usize }>, GENERATIONS> = ArrayOfMaps::new();
+static CLAUSES: ArrayOfMaps<Clauses, GENERATIONS> = ArrayOfMaps::new();
 
 /// The compiled policy in a slot, as [`PolicyTable`].
 pub(crate) struct KernelTable {
     generation: u32,
     entries: &'static LpmTrie<AddrWords, u32, 1>,
-    clauses: &'static Array<Clause, 1, { BPF_F_INNER_MAP as usize }>,
+    clauses: &'static Clauses,
 }
 
 /// The policy in that slot, or `None` where there is none.
@@ -100,7 +109,10 @@ impl PolicyTable for KernelTable {
 
     #[inline(always)]
     fn clause(&self, index: u32) -> Option<&Clause> {
-        self.clauses.get(index)
+        let words = self.clauses.get_ptr(index)?;
+        // SAFETY: a clause is made of as many words as an element has, aligned alike, and any words are a clause
+        // (`FromBytes`). The maps of a published generation are never written again.
+        Some(unsafe { &*words.cast::<Clause>() })
     }
 }
 

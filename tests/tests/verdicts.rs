@@ -7,7 +7,10 @@
     reason = "a test that cannot go on fails"
 )]
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::OnceLock,
+};
 
 use enforcer::{
     kernel::Support,
@@ -24,8 +27,9 @@ use enforcer_tests::{
     client::Client,
     enforcer::Enforcer,
     need::{Need, need_given},
+    netns::NetnsFixture,
     place::Place,
-    protocol::{Answer, SocketKind},
+    protocol::{Answer, Connect as Ping, SocketKind},
     verdicts::{Case, Expect, Group, Needs, World, load},
     wait::{PATIENCE, eventually},
 };
@@ -139,6 +143,27 @@ fn the_table_through_connect() {
     for need in missing {
         let _ = need_given(NAME, need, false);
     }
+}
+
+/// Whether the kernel calls connect6 programs for ping sockets: asked once, by one that is to be rejected.
+fn ping_is_governed() -> bool {
+    static GOVERNED: OnceLock<bool> = OnceLock::new();
+    *GOVERNED.get_or_init(|| {
+        let netns = NetnsFixture::new().unwrap();
+        netns.set("ipv4/ping_group_range", "0 2147483647").unwrap();
+        let address = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+        netns.add_local([address]).unwrap();
+        let cgroup = CgroupFixture::new("ping").unwrap();
+        let mut client = Client::start(&Place::new(&cgroup, &netns)).unwrap();
+        let ping = Ping::new(SocketKind::Ping, (address, 0).into());
+        assert!(client.connect(ping.clone()).unwrap().ok, "ungoverned it connects");
+        let path = cgroup.relative_path();
+        let arguments = ["--cgroup", &path, "--reject", "2001:db8::/32"];
+        let enforcer = Enforcer::run(&Place::outside(&netns), arguments).unwrap();
+        let answer = client.connect(ping).unwrap();
+        drop(enforcer);
+        !answer.ok
+    })
 }
 
 /// One group, with the programs loaded.
