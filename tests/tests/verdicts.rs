@@ -241,14 +241,8 @@ impl<'group> Execution<'group> {
         if self.is_impossible(case, &answer) {
             return;
         }
-        if case.socket == SocketKind::Ping && answer.ok && expect.verdict == Action::Reject {
-            // Strictly allowed on one kernel line only, by a row of not-applicable.toml.
+        if case.socket == SocketKind::Ping && !ping_is_governed() {
             self.missing.push(Need::GovernedPing);
-            return;
-        }
-        let is_ungoverned_ping =
-            case.socket == SocketKind::Ping && self.missing.contains(&Need::GovernedPing);
-        if is_ungoverned_ping {
             return;
         }
         let event = enforcer.wait_for_events(*events + 1).unwrap().remove(*events);
