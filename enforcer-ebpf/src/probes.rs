@@ -37,8 +37,10 @@ fn probe_getpeername6(_context: SockAddrContext) -> i32 {
 /// An errno of our choice: `bpf_set_retval`.
 #[cgroup_sock_addr(connect6)]
 fn probe_set_retval(context: SockAddrContext) -> i32 {
-    // SAFETY: a field of the context the kernel passed; the verifier checks the load.
-    let port = unsafe { (&raw const (*context.sock_addr).user_port).read_volatile() };
+    // SAFETY: a field of the context the kernel passed.
+    let port = unsafe { &raw const (*context.sock_addr).user_port };
+    // SAFETY: as above; the verifier checks the load.
+    let port = unsafe { port.read_volatile() };
     let bounded = (port & 0xfff) as i32;
     let errno = if bounded == 0 { 101 } else { bounded };
     // SAFETY: the helper has no preconditions beyond its argument's range.
@@ -58,9 +60,10 @@ fn probe_comm(_context: SockAddrContext) -> i32 {
 /// Reading the head of the socket, where `IPV6_V6ONLY` is.
 #[cgroup_sock_addr(connect6)]
 fn probe_v6only(context: SockAddrContext) -> i32 {
-    // SAFETY: a field of the context the kernel passed; the verifier checks the load.
-    let socket: *mut bpf_sock =
-        unsafe { (&raw const (*context.sock_addr).__bindgen_anon_1.sk).read_volatile() };
+    // SAFETY: a field of the context the kernel passed.
+    let socket = unsafe { &raw const (*context.sock_addr).__bindgen_anon_1.sk };
+    // SAFETY: as above; the verifier checks the load.
+    let socket: *mut bpf_sock = unsafe { socket.read_volatile() };
     // SAFETY: the helper reads kernel memory safely and reports what it cannot read.
     match unsafe { bpf_probe_read_kernel(socket.cast::<[u8; 20]>()) } {
         Ok(head) if head[19] == 0xff => 0,
