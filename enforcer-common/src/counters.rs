@@ -1,6 +1,6 @@
 //! [`Counters`]: what the programs count per target, on each CPU.
 
-use core::hint::black_box;
+use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -75,31 +75,35 @@ pub struct Counters {
 
 const _: () = assert!(size_of::<Counters>() == 8 * (6 + 3 + 2 + Fault::COUNT));
 
-// VERIFIER all: a compiler that knows an index from an enum's range leaves its bounds check out, and a verifier
-// that lost that range (a one-byte spill to the stack) then refuses the access ("R0 max value is outside of the
-// allowed memory range"). Indexing by `[]` may instead keep a panic branch ("last insn is not an exit or jmp").
-// So each index is made opaque to the compiler and checked by `get_mut`.
+/// The programs count by word, because an increment there must be one atomic instruction on memory: these say
+/// which word is whose.
 impl Counters {
-    /// Counts one decision: what was done, and what would have been.
+    /// How many 64-bit words they are.
+    pub const WORDS: usize = size_of::<Self>() / size_of::<u64>();
+    /// Word of [`events`](Self::events).
+    pub const EVENTS: usize = offset_of!(Self, events) / size_of::<u64>();
+    /// Word of [`lost`](Self::lost).
+    pub const LOST: usize = offset_of!(Self, lost) / size_of::<u64>();
+
+    /// Word of [`verdicts`](Self::verdicts) that counts this.
+    #[must_use]
     #[inline(always)]
-    pub fn count(&mut self, mode: Mode, verdict: Action, would: Option<Action>) {
-        let flat = self.verdicts.as_flattened_mut();
-        if let Some(count) = flat.get_mut(black_box(mode as usize * Action::COUNT + verdict as usize)) {
-            *count += 1;
-        }
-        if let Some(would) = would
-            && let Some(count) = self.would.get_mut(black_box(would as usize))
-        {
-            *count += 1;
-        }
+    pub const fn verdict_word(mode: Mode, verdict: Action) -> usize {
+        offset_of!(Self, verdicts) / size_of::<u64>() + mode as usize * Action::COUNT + verdict as usize
     }
 
-    /// Counts one fault.
+    /// Word of [`would`](Self::would) that counts this.
+    #[must_use]
     #[inline(always)]
-    pub fn count_fault(&mut self, fault: Fault) {
-        if let Some(count) = self.faults.get_mut(black_box(fault as usize)) {
-            *count += 1;
-        }
+    pub const fn would_word(would: Action) -> usize {
+        offset_of!(Self, would) / size_of::<u64>() + would as usize
+    }
+
+    /// Word of [`faults`](Self::faults) that counts this.
+    #[must_use]
+    #[inline(always)]
+    pub const fn fault_word(fault: Fault) -> usize {
+        offset_of!(Self, faults) / size_of::<u64>() + fault as usize
     }
 
     /// Adds the counters of another CPU, or of another target.
@@ -147,5 +151,37 @@ impl Counters {
     #[must_use]
     pub const fn fault(&self, fault: Fault) -> u64 {
         self.faults[fault as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    /// Counters in which that word alone is 1.
+    fn with(word: usize) -> Counters {
+        let mut counters = Counters::default();
+        counters.as_mut_bytes()[word * size_of::<u64>()..][..size_of::<u64>()]
+            .copy_from_slice(&1_u64.to_ne_bytes());
+        counters
+    }
+
+    #[test]
+    fn words_are_those_of_the_fields() {
+        assert_eq!(with(Counters::EVENTS).events, 1);
+        assert_eq!(with(Counters::LOST).lost, 1);
+        for action in [Action::Allow, Action::Reject, Action::Redirect] {
+            for mode in [Mode::Enforce, Mode::Audit] {
+                let counters = with(Counters::verdict_word(mode, action));
+                assert_eq!(counters.verdicts[mode as usize][action as usize], 1);
+            }
+            assert_eq!(with(Counters::would_word(action)).would[action as usize], 1);
+        }
+        for fault in Fault::ALL {
+            assert_eq!(with(Counters::fault_word(fault)).fault(fault), 1);
+        }
+        assert_eq!(Counters::fault_word(Fault::MarkFailed), Counters::WORDS - 1);
     }
 }

@@ -4,6 +4,9 @@
 //! What happens to a connect is decided by `enforcer_common::decide` alone; here it is carried out.
 #![no_std]
 #![no_main]
+// The BPF target has atomic addition but no compare-and-swap, and without that core offers no `fetch_add`.
+#![feature(core_intrinsics)]
+#![allow(internal_features)]
 
 mod connect6;
 mod getpeername6;

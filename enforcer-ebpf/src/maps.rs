@@ -1,5 +1,10 @@
 //! Every map of the programs, each beside the only functions that touch it.
 
+use core::{
+    hint::black_box,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
+
 use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED},
     btf_maps::{Array, ArrayOfMaps, LpmTrie, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
@@ -120,13 +125,31 @@ impl PolicyTable for KernelTable {
 static COUNTERS: PerCpuArray<Counters, { MAX_CGROUPS as usize + 1 }> = PerCpuArray::new();
 
 /// This CPU's counters of a target.
+pub(crate) struct CpuCounters(*mut u64);
+
+/// This CPU's counters of a target, or `None` if there is no such target.
 #[inline(always)]
-pub(crate) fn counters(target: u32) -> Option<&'static mut Counters> {
-    let counters = COUNTERS.get_ptr_mut(target)?;
-    // SAFETY: the pointer is to this CPU's value of a per-CPU array. The programs run with migration
-    // disabled; another connect that interrupts this one on the same CPU can at worst lose an increment of
-    // plain memory, and connect(2) hooks run in process context, where that does not happen.
-    Some(unsafe { &mut *counters })
+pub(crate) fn counters(target: u32) -> Option<CpuCounters> {
+    Some(CpuCounters(COUNTERS.get_ptr_mut(target)?.cast()))
+}
+
+impl CpuCounters {
+    /// Adds one to a word of [`Counters`].
+    ///
+    /// Atomically: migration is disabled while a program runs, but on a preemptible kernel another thread's
+    /// connect can run on this CPU between load and store, and a plain increment would be lost.
+    #[inline(always)]
+    pub(crate) fn increment(&self, word: usize) {
+        // VERIFIER all: a compiler that knows an index from an enum's range leaves its bounds check out, and a
+        // verifier that lost that range (a one-byte spill to the stack) then refuses the access ("R0 max value
+        // is outside of the allowed memory range"). So it is made opaque to the compiler, then checked.
+        let word = black_box(word);
+        if word < Counters::WORDS {
+            // SAFETY: the pointer is to this CPU's value, which has that many words; programs access it
+            // in no other way.
+            unsafe { atomic_xadd::<_, _, { AtomicOrdering::Relaxed }>(self.0.wrapping_add(word), 1_u64) };
+        }
+    }
 }
 
 #[btf_map]
