@@ -1,6 +1,11 @@
 //! [`Enforcer`]: the real program, run as a person runs it.
 
-use std::{ffi::OsStr, path::PathBuf, process::Command, time::Duration};
+use std::{
+    ffi::OsStr,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use rustix::process::Signal;
@@ -20,7 +25,7 @@ pub const PROGRAM_VARIABLE: &str = "ENFORCER_BIN";
 const PROGRAM: &str = "enforcer";
 
 /// How the line begins that says that it governs.
-const GOVERNING: [&str; 2] = ["enforcing ", "auditing "];
+const READY: [&str; 2] = ["enforcing ", "auditing "];
 
 /// A running `enforcer`. Killed on drop; its links are its own and go with it.
 #[derive(Debug)]
@@ -64,18 +69,27 @@ impl Enforcer {
         })
     }
 
-    /// Starts `enforcer run` with those arguments and waits until it enforces or audits.
+    /// As [`start`](Self::start), with standard output going somewhere else.
     ///
     /// # Errors
     ///
-    /// When it does not enforce in time. Says what it said.
+    /// When it cannot be started.
+    pub fn start_writing_to(command: Command, stdout: impl Into<Stdio>) -> Result<Self> {
+        Ok(Self {
+            process: Running::start_writing_to(command, stdout).context("start enforcer")?,
+        })
+    }
+
+    /// Starts `enforcer run` with those arguments and waits until it governs.
+    ///
+    /// # Errors
+    ///
+    /// When it does not govern in time. Says what it said.
     pub fn run<A: AsRef<OsStr>>(place: &Place<'_>, arguments: impl IntoIterator<Item = A>) -> Result<Self> {
         let mut command = Self::command(place, ["run"])?;
         command.args(arguments);
         let enforcer = Self::start(command)?;
-        enforcer.wait_for_line(Stream::Stderr, PATIENCE, |line| {
-            GOVERNING.iter().any(|begin| line.starts_with(begin))
-        })?;
+        enforcer.wait_for_line(Stream::Stderr, PATIENCE, is_ready)?;
         Ok(enforcer)
     }
 
@@ -154,6 +168,12 @@ impl Enforcer {
     pub fn finish(self, timeout: Duration) -> Result<Finished> {
         self.process.finish(timeout)
     }
+}
+
+/// Whether a line of standard error says that all targets are governed.
+#[must_use]
+pub fn is_ready(line: &str) -> bool {
+    READY.iter().any(|beginning| line.starts_with(beginning))
 }
 
 /// Parses the lines of `--output json`.

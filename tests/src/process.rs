@@ -62,11 +62,20 @@ impl Running {
     /// # Errors
     ///
     /// When it cannot be started, for example because it could not join its place.
-    pub fn start(mut command: Command) -> Result<Self> {
+    pub fn start(command: Command) -> Result<Self> {
+        Self::start_writing_to(command, Stdio::piped())
+    }
+
+    /// As [`start`](Self::start), with standard output going somewhere else: there are no lines of it then.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_writing_to(mut command: Command, stdout: impl Into<Stdio>) -> Result<Self> {
         let what = command.get_program().to_string_lossy().into_owned();
         let mut child = command
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()

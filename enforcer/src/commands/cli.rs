@@ -91,8 +91,15 @@ pub(crate) struct TargetArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Vec<PathBuf>,
     /// The cgroup a process is in, with everyone else in it.
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "PID", value_parser = process_identifier)]
     pub(crate) pid: Vec<u32>,
+}
+
+fn process_identifier(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|pid| *pid != 0).ok_or_else(|| {
+        "not a process identifier\n  hint: write its number, as `pgrep` and `systemctl status` show it"
+            .to_owned()
+    })
 }
 
 #[derive(Debug, Args)]

@@ -1,28 +1,65 @@
 //! What enforcer says on stderr, to people. stdout belongs to events, or to the command of `exec`.
 
-use std::fmt::Display;
+use std::{fmt::Display, io::Write as _};
 
-/// Says one thing, which may have several lines.
+/// What lines begin with where stderr is shared with a command.
+pub(crate) const PREFIX: &str = "enforcer: ";
+
+/// How much a verb says besides errors, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Talk {
+    /// Everything: stderr is enforcer's own.
+    Plain,
+    /// Everything, each line with [`PREFIX`]: a command writes to the same stderr.
+    Prefixed,
+    /// Nothing: errors only.
+    ErrorsOnly,
+}
+
+impl Talk {
+    /// Says one thing, which may have several lines.
+    pub(crate) fn say(self, message: impl Display) {
+        match self {
+            Self::Plain => say(message),
+            Self::Prefixed => {
+                for line in message.to_string().lines() {
+                    say(format_args!("{PREFIX}{line}"));
+                }
+            }
+            Self::ErrorsOnly => {}
+        }
+    }
+
+    /// Says what is so.
+    pub(crate) fn note(self, message: impl Display) {
+        if self != Self::ErrorsOnly {
+            note(message);
+        }
+    }
+}
+
+/// Says one thing, which may have several lines. Where stderr takes nothing there is nobody to tell, and what is
+/// being governed must not end for that: so this neither fails nor panics.
 pub(crate) fn say(message: impl Display) {
-    anstream::eprintln!("{message}");
+    let _nobody_listens = writeln!(anstream::stderr(), "{message}");
 }
 
 /// Says that a verb ended before its work was done.
 pub(crate) fn error(failure: impl Display) {
-    anstream::eprintln!("enforcer: {failure}");
+    say(format_args!("{PREFIX}{failure}"));
 }
 
 /// Says what the person may want to know before relying on what was asked for.
 pub(crate) fn warning(message: impl Display, hint: Option<&str>) {
-    anstream::eprintln!("enforcer: warning: {message}");
+    say(format_args!("{PREFIX}warning: {message}"));
     if let Some(hint) = hint {
-        anstream::eprintln!("enforcer: hint: {hint}");
+        say(format_args!("{PREFIX}hint: {hint}"));
     }
 }
 
 /// Says what is so.
 pub(crate) fn note(message: impl Display) {
-    anstream::eprintln!("enforcer: note: {message}");
+    say(format_args!("{PREFIX}note: {message}"));
 }
 
 /// Shows the kernel programs' own messages, and nothing else that is logged: only `--bpf-log` installs it.
@@ -36,11 +73,11 @@ impl log::Log for BpfMessages {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            anstream::eprintln!(
-                "enforcer: bpf: {}: {}",
+            say(format_args!(
+                "{PREFIX}bpf: {}: {}",
                 record.level().as_str().to_lowercase(),
                 record.args()
-            );
+            ));
         }
     }
 

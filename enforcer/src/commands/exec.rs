@@ -16,27 +16,28 @@ use tokio::process::Child;
 
 use super::{
     cli::ExecArgs,
-    console,
+    console::{self, PREFIX, Talk},
     exit::{Exit, Failure},
     prepare, spawn, stream, warn,
 };
 use crate::{
     daemon::{
         Governing, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
-        signals::{FORWARDED, Signals},
+        signals::{self, ENDING, FORWARDED, Signals},
     },
     policy::{Policy, compiled::CompiledPolicy},
     sinks::live::Colour,
     targets::{Cgroup, ExecCgroup, Hierarchy},
 };
 
-/// What each line on stderr begins with.
-const PREFIX: &str = "enforcer: ";
-
 pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     let failed = |error: anyhow::Error| Failure::new(Exit::Failed, error);
-    let mut signals = Signals::install(FORWARDED).map_err(|error| failed(error.into()))?;
-    let policy = prepare::policy(&arguments.rules)?;
+    let talk = if arguments.events_to.is_some() {
+        Talk::ErrorsOnly
+    } else {
+        Talk::Prefixed
+    };
+    let policy = prepare::policy(&arguments.rules, talk)?;
     let groups = prepare::groups(&arguments.rules, &policy)?;
     let compiled = prepare::compiled(&policy, &groups, arguments.rules.policy.as_deref())?;
     let identity = arguments
@@ -46,20 +47,22 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
         .transpose()
         .map_err(|error| Failure::new(Exit::Argument, error))?;
     let file = events_file(arguments).map_err(failed)?;
-    let support = prepare::support(&policy.rules)?;
+    let support = prepare::support(&policy.rules, talk)?;
     let hierarchy = Hierarchy::find().map_err(|error| {
         let hint = error.hint();
         Failure::new(Exit::Kernel, error).hint(hint)
     })?;
+    // Until here there is nothing to undo, and a signal may do what it does to any program.
+    let mut signals = Signals::install(FORWARDED).map_err(|error| failed(error.into()))?;
+    let ignored_children = signals::heed_children().map_err(|error| failed(error.into()))?;
     let cgroup = ExecCgroup::create(&hierarchy).map_err(|error| {
         let hint = error.hint();
         Failure::new(Exit::Failed, error).hint(hint)
     })?;
-    let is_quiet = file.is_some();
-    if let Some(detour) = cgroup.detour().filter(|_| !is_quiet) {
-        console::note(detour);
+    if let Some(detour) = cgroup.detour() {
+        talk.note(detour);
     }
-    if !is_quiet {
+    if talk != Talk::ErrorsOnly {
         hint_user(arguments);
         warn::surroundings(
             policy.rules.clone().into(),
@@ -96,7 +99,14 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     }
     .map_err(failed)?;
 
-    let child = match spawn::spawn(&arguments.command, &cgroup, identity.as_ref()).map_err(failed)? {
+    while let Some(signal) = signals.pending().await {
+        // Nobody who ends enforcer by now wants the command to begin; the other signals were for the command.
+        if ENDING.contains(&signal.number) {
+            return Ok(code(128 + signal.number));
+        }
+    }
+    let spawned = spawn::spawn(&arguments.command, &cgroup, identity.as_ref(), ignored_children);
+    let child = match spawned.map_err(failed)? {
         Ok(child) => child,
         Err(error) => return Err(not_started(arguments, error)),
     };
@@ -106,7 +116,7 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     if let Err(error) = stream::end(&mut writer).await {
         console::error(format_args!("error: {error:#}"));
     }
-    release(cgroup, is_quiet);
+    release(cgroup, talk);
     Ok(exit_code(status))
 }
 
@@ -190,9 +200,10 @@ fn events_file(arguments: &ExecArgs) -> anyhow::Result<Option<(String, File)>> {
 fn hint_user(arguments: &ExecArgs) {
     if arguments.user.is_none()
         && let Ok(user) = std::env::var("SUDO_USER")
+        && user != "root"
     {
         console::say(format_args!(
-            "enforcer: hint: the command runs as root; `--user {user}` runs it as {user}"
+            "{PREFIX}hint: the command runs as root; `--user {user}` runs it as {user}"
         ));
     }
 }
@@ -211,9 +222,9 @@ fn not_started(arguments: &ExecArgs, error: io::Error) -> Failure {
 }
 
 /// Removes the cgroup. The command's result stands whatever becomes of this.
-fn release(cgroup: ExecCgroup, is_quiet: bool) {
+fn release(cgroup: ExecCgroup, talk: Talk) {
     match cgroup.close() {
-        Ok(released) if released.moved > 0 && !is_quiet => console::note(format_args!(
+        Ok(released) if released.moved > 0 => talk.note(format_args!(
             "{} outlived the command and went on, ungoverned, in the caller's cgroup",
             if released.moved == 1 {
                 "1 process".to_owned()
@@ -231,11 +242,14 @@ fn release(cgroup: ExecCgroup, is_quiet: bool) {
 
 /// As a shell does it: 128 + n if signal n ended the command.
 fn exit_code(status: ExitStatus) -> ExitCode {
-    let code = match (status.code(), status.signal()) {
+    code(match (status.code(), status.signal()) {
         (Some(code), _) => code,
         (None, Some(signal)) => 128 + signal,
         (None, None) => i32::from(Exit::Failed as u8),
-    };
-    // Both are below 256 (wait(2)).
+    })
+}
+
+fn code(code: i32) -> ExitCode {
+    // What a command gives and 128 plus a signal's number are below 256 (wait(2)).
     u8::try_from(code & 0xff).map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -7,7 +7,7 @@ use enforcer_common::{binding::EventsWanted, decide::Mode};
 
 use super::{
     cli::{DebugArgs, Events, RuleArgs},
-    console,
+    console::{self, Talk},
     exit::{Exit, Failure},
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
 const RING_BYTES: u32 = 1 << 20;
 
 /// The policy of the command line and its file, with its warnings shown.
-pub(crate) fn policy(arguments: &RuleArgs) -> Result<Policy, Failure> {
+pub(crate) fn policy(arguments: &RuleArgs, talk: Talk) -> Result<Policy, Failure> {
     let colour = colour();
     let (mut policy, warnings) =
         Policy::load(arguments.policy.as_deref(), arguments.rules()).map_err(|error| {
@@ -38,7 +38,7 @@ pub(crate) fn policy(arguments: &RuleArgs) -> Result<Policy, Failure> {
             Failure::rendered(exit, error.render(colour))
         })?;
     if !warnings.is_empty() {
-        console::say(diagnostic::render(&warnings, colour).trim_end());
+        talk.say(diagnostic::render(&warnings, colour).trim_end());
     }
     if arguments.audit {
         policy.mode = Mode::Audit;
@@ -106,11 +106,11 @@ pub(crate) fn compiled(
 }
 
 /// What the kernel can do, with what follows from it for these rules.
-pub(crate) fn support(rules: &[Rule]) -> Result<Support, Failure> {
+pub(crate) fn support(rules: &[Rule], talk: Talk) -> Result<Support, Failure> {
     let support = Support::probe().map_err(kernel_failure)?;
     let rejects = rules.iter().any(|rule| !matches!(rule.action, RuleAction::Allow));
     if rejects && !support.set_retval {
-        console::note(
+        talk.note(
             "this kernel has no bpf_set_retval (5.18 and later have): a rejected connect ends in EPERM, whatever \
              errno the rule names, and fewer clients take that as \"try the next address\"",
         );

@@ -1,12 +1,16 @@
 //! `enforcer run`: govern existing workloads until told to stop.
 
-use std::{collections::HashMap, process::ExitCode, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::anyhow;
 
 use super::{
     cli::RunArgs,
-    console,
+    console::{self, Talk},
     exit::{Exit, Failure},
     prepare::{self, counted},
     stream, warn,
@@ -17,8 +21,12 @@ use crate::{
         signals::{STOPPING, Signals},
     },
     policy::{Policy, Selector, compiled::CompiledPolicy, rule::GroupName},
-    sinks::writer::{End, Writer},
-    targets::{Cgroup, Hierarchy, Request, ResolvedTarget, VanishWatch, nesting, resolve, wait},
+    sinks::writer::Writer,
+    targets::{
+        Cgroup, Hierarchy, Request, ResolvedTarget, VanishWatch, nesting,
+        resolve::{self, Note},
+        wait,
+    },
 };
 
 /// A target to resolve, and the groups that govern it.
@@ -30,13 +38,14 @@ struct Wanted {
 /// Why the run loop woke up for good.
 enum Stop {
     Asked,
-    ReaderGone,
+    /// Events cannot be written any more: because nobody reads them, which is fine, or because that failed.
+    StreamEnded,
     LastTargetGone,
 }
 
 pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::install(STOPPING).map_err(|error| Failure::new(Exit::Failed, error))?;
-    let policy = prepare::policy(&arguments.rules)?;
+    let policy = prepare::policy(&arguments.rules, Talk::Plain)?;
     let wanted = wanted(arguments, &policy)?;
     let policies = compiled_policies(arguments, &policy, &wanted)?;
     let hierarchy = Hierarchy::find().map_err(|error| {
@@ -50,6 +59,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
         // Nothing is attached yet, and there is nothing to tell.
         _ = signals.next() => return Ok(Exit::Done.into()),
     };
+    refuse_contradictions(&wanted, &resolved)?;
     for note in resolved.iter().flat_map(|target| &target.notes) {
         console::note(note);
     }
@@ -71,7 +81,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
     )
     .await;
 
-    let support = prepare::support(&policy.rules)?;
+    let support = prepare::support(&policy.rules, Talk::Plain)?;
     let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
     let plan = plan(&policy, &wanted, &policies, resolved);
     let rules = policy.rules.len();
@@ -95,7 +105,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
     console::say(stream::summary(&report, &writer));
     ended.map_err(|error| Failure::new(Exit::Failed, error))?;
     match stop {
-        Stop::Asked | Stop::ReaderGone => Ok(Exit::Done.into()),
+        Stop::Asked | Stop::StreamEnded => Ok(Exit::Done.into()),
         Stop::LastTargetGone => Err(Failure::new(Exit::Failed, anyhow!("the last target is gone"))),
     }
 }
@@ -113,10 +123,7 @@ async fn govern(
         tokio::select! {
             biased;
             _ = signals.next() => return Ok(Stop::Asked),
-            end = writer.ended() => return match end {
-                End::Closed | End::Drained => Ok(Stop::ReaderGone),
-                End::Failed(error) => Err(Failure::new(Exit::Failed, anyhow!("{error}"))),
-            },
+            _ = writer.ended() => return Ok(Stop::StreamEnded),
             gone = watch.vanished() => {
                 gone.map_err(|error| Failure::new(Exit::Failed, error))?;
                 governing.release_vanished(|target, path| {
@@ -221,6 +228,38 @@ async fn resolve_all(
     }
     resolve::settle(&mut resolved).map_err(failed_to_resolve)?;
     Ok(resolved)
+}
+
+/// Targets that are the same cgroup must be governed by the same groups: nothing says which of them would win.
+fn refuse_contradictions(wanted: &[Wanted], resolved: &[ResolvedTarget]) -> Result<(), Failure> {
+    for (later, target) in wanted.iter().zip(resolved) {
+        for note in &target.notes {
+            let Note::SameCgroup { cgroup, target, name } = note else {
+                continue;
+            };
+            let Some(earlier) = wanted.get(*target) else {
+                continue;
+            };
+            if distinct(&earlier.groups) != distinct(&later.groups) {
+                let error = anyhow!(
+                    "targets {name} and {} are the same cgroup, {}, but use different groups of rules: {} and {}",
+                    later.request.name,
+                    cgroup.display(),
+                    earlier.groups.join(", "),
+                    later.groups.join(", ")
+                );
+                let hint = "a cgroup is governed by one list of groups: write one [[target]] whose `use` names all \
+                            that shall apply, or name a cgroup below it in one of them";
+                return Err(Failure::new(Exit::Policy, error).hint(Some(hint)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Neither order nor repetition of groups means anything.
+fn distinct(groups: &[GroupName]) -> BTreeSet<&GroupName> {
+    groups.iter().collect()
 }
 
 fn failed_to_resolve(error: resolve::ResolveError) -> Failure {

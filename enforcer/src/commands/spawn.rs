@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use nix::unistd::{Gid, Uid, User, getgrouplist};
+use nix::{
+    sys::signal::{SigHandler, Signal, signal},
+    unistd::{Gid, Uid, User, getgrouplist},
+};
 use tokio::process::Child;
 
 use crate::targets::ExecCgroup;
@@ -45,7 +48,7 @@ impl Identity {
     }
 }
 
-/// Starts the command in the cgroup.
+/// Starts the command in the cgroup, with SIGCHLD ignored where it was when enforcer started.
 ///
 /// # Errors
 ///
@@ -54,12 +57,23 @@ pub(crate) fn spawn(
     command: &[OsString],
     cgroup: &ExecCgroup,
     identity: Option<&Identity>,
+    ignores_children: bool,
 ) -> anyhow::Result<io::Result<Child>> {
     let (program, arguments) = command.split_first().context("no command given")?;
     let mut child = Command::new(program);
     child.args(arguments);
     // First the cgroup, which may need root, then the identity: closures run in the order they were added.
     cgroup.join_on_spawn(&mut child)?;
+    if ignores_children {
+        // SAFETY: signal(2) is async-signal-safe, and ignoring runs no code.
+        let ignore = || {
+            unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }
+                .map_err(io::Error::from)
+                .map(drop)
+        };
+        // SAFETY: between fork and exec the closure makes one system call: no allocation, no lock.
+        unsafe { child.pre_exec(ignore) };
+    }
     if let Some(Identity {
         name,
         uid,

@@ -56,12 +56,20 @@ pub(crate) fn to_stdout(governing: &Governing, output: Output) -> anyhow::Result
 pub(crate) async fn end(writer: &mut Writer) -> anyhow::Result<()> {
     match tokio::time::timeout(END_LIMIT, writer.ended()).await {
         Ok(End::Drained | End::Closed) => Ok(()),
-        Ok(End::Failed(error)) => Err(anyhow::anyhow!("{error}")),
+        Ok(End::Failed(error)) => Err(anyhow::anyhow!("{}", with_causes(error))),
         Err(_elapsed) => Err(anyhow::anyhow!(
             "the last events could not be written within {} seconds: the stream takes nothing",
             END_LIMIT.as_secs()
         )),
     }
+}
+
+/// An error that is only lent, with its causes, as anyhow shows one that it owns.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// The account at the end.

@@ -7,6 +7,7 @@
 use std::io;
 
 use futures_util::StreamExt as _;
+use nix::sys::signal::{SigHandler, Signal as ChildSignal};
 use procfs::process::Process;
 use signal_hook::{
     consts::signal::{
@@ -18,6 +19,9 @@ use signal_hook_tokio::SignalsInfo;
 
 /// What ends `run`.
 pub const STOPPING: &[i32] = &[SIGINT, SIGTERM, SIGHUP];
+
+/// What ends `exec` before its command runs.
+pub const ENDING: &[i32] = &[SIGINT, SIGTERM, SIGHUP, SIGQUIT];
 
 /// What `exec` hands on to its command.
 pub const FORWARDED: &[i32] = &[
@@ -55,6 +59,17 @@ impl Signals {
         })
     }
 
+    /// A signal that has come already, if one has.
+    pub async fn pending(&mut self) -> Option<Signal> {
+        // The runtime looks at descriptors between turns, so there has to be one.
+        tokio::task::yield_now().await;
+        tokio::select! {
+            biased;
+            signal = self.next() => Some(signal),
+            () = std::future::ready(()) => None,
+        }
+    }
+
     /// The next signal. Pends for ever if there is none any more.
     pub async fn next(&mut self) -> Signal {
         match self.stream.next().await {
@@ -65,6 +80,18 @@ impl Signals {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Lets this process learn how its children ended, and returns whether it could not before: where SIGCHLD is
+/// ignored, as some supervisors leave it to those they start, children vanish without a status (wait(2)).
+///
+/// # Errors
+///
+/// When the disposition cannot be changed.
+pub fn heed_children() -> io::Result<bool> {
+    // SAFETY: the default disposition runs no code of ours.
+    let before = unsafe { nix::sys::signal::signal(ChildSignal::SIGCHLD, SigHandler::SigDfl) };
+    Ok(matches!(before?, SigHandler::SigIgn))
 }
 
 /// The mask of ignored signals; bit n - 1 is signal n (`SigIgn` in proc_pid_status(5)).

@@ -60,7 +60,8 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        match &self.hint {
+        // A label points at the value in a file; on a command line it is the hint, unless there is a better one.
+        match self.hint.as_ref().or(self.label.as_ref()) {
             Some(hint) => write!(f, "\n  hint: {hint}"),
             None => Ok(()),
         }

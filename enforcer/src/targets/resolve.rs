@@ -79,7 +79,7 @@ impl fmt::Display for Note {
             } => {
                 write!(
                     f,
-                    "cgroup {} is already governed as target {name}; resolved once",
+                    "cgroup {} is named more than once: it is governed once, as target {name}",
                     cgroup.display()
                 )
             }
