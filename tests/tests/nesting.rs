@@ -1,0 +1,261 @@
+//! Targets within targets: the nearest one decides, alone, and one connect is one event.
+
+use std::{fs, path::PathBuf};
+
+use enforcer_tests::{
+    client::Client,
+    enforcer::{Enforcer, parse_events},
+    kernel::expected_errno,
+    place::Place,
+    protocol::{CONNECT_TIMEOUT_MS, Connect, Request, SocketKind},
+    scene::{A, B, IPV4, Scene},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A policy with a target of that name at each cgroup, using the group of its name, and these rules.
+fn policy(targets: &[(&str, String)], rules: &str) -> (TempDir, PathBuf) {
+    let mut text = "version = 1\n".to_owned();
+    for (name, cgroup) in targets {
+        text.push_str(&format!(
+            "[[target]]\nname = \"{name}\"\ncgroup = \"{cgroup}\"\nuse = [\"{name}\"]\n"
+        ));
+    }
+    text.push_str(rules);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy.toml");
+    fs::write(&path, text).unwrap();
+    (directory, path)
+}
+
+fn run(scene: &Scene, policy: &(TempDir, PathBuf)) -> Enforcer {
+    let arguments = ["--policy", policy.1.to_str().unwrap(), "--output", "json"];
+    Enforcer::run(&scene.outside(), arguments).unwrap()
+}
+
+/// What each event says of target and verdict.
+fn told(events: &[Value]) -> Vec<(&str, &str)> {
+    events
+        .iter()
+        .map(|event| {
+            (
+                event["target"].as_str().unwrap(),
+                event["verdict"].as_str().unwrap(),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn an_inner_target_allows_and_redirects_what_the_outer_one_rejects() {
+    let scene = Scene::new("inner").unwrap();
+    let inner = scene.cgroup.child("inner").unwrap();
+    let mut outside = scene.client().unwrap();
+    let mut inside = Client::start(&Place::new(&inner, &scene.netns)).unwrap();
+    for client in [&mut outside, &mut inside] {
+        scene.connects(client, A).unwrap();
+        scene.connects(client, B).unwrap();
+    }
+    let policy = policy(
+        &[("outer", scene.path()), ("inner", inner.relative_path())],
+        r#"
+        [[rule]]
+        groups = ["outer"]
+        prefix = "::/0"
+        action = "reject"
+        errno = "EHOSTDOWN"
+        [[rule]]
+        groups = ["inner"]
+        prefix = "2001:db8:a::/48"
+        action = "allow"
+        [[rule]]
+        groups = ["inner"]
+        prefix = "2001:db8:b::/48"
+        action = "redirect"
+        to = "192.0.2.1"
+        "#,
+    );
+    let enforcer = run(&scene, &policy);
+    let arrived = || scene.server.accepted().last().unwrap().at;
+    scene.rejects(&mut outside, A, "EHOSTDOWN").unwrap();
+    scene.rejects(&mut outside, B, "EHOSTDOWN").unwrap();
+    scene.connects(&mut inside, A).unwrap();
+    let connect = Connect {
+        send: Some("there?".to_owned()),
+        ..Connect::new(SocketKind::Tcp, scene.to(B))
+    };
+    assert_eq!(
+        inside.connect(connect).unwrap().received.as_deref(),
+        Some("there?")
+    );
+    assert_eq!(arrived(), scene.to(IPV4));
+    let finished = enforcer.terminate().unwrap();
+    let events = parse_events(&finished.stdout).unwrap();
+    assert_eq!(
+        told(&events),
+        [
+            ("outer", "reject"),
+            ("outer", "reject"),
+            ("inner", "allow"),
+            ("inner", "redirect")
+        ]
+    );
+    assert_eq!(events[3]["cgroup_id"], inner.id());
+    assert!(
+        finished
+            .stderr
+            .contains(&"4 connects seen: 1 allowed, 2 rejected, 1 redirected".to_owned()),
+        "{:?}",
+        finished.stderr
+    );
+    for client in [&mut outside, &mut inside] {
+        scene.connects(client, A).unwrap();
+        scene.connects(client, B).unwrap();
+    }
+}
+
+#[test]
+fn what_no_rule_of_the_nearest_target_matches_goes_on() {
+    let scene = Scene::new("silent").unwrap();
+    let inner = scene.cgroup.child("inner").unwrap();
+    let mut inside = Client::start(&Place::new(&inner, &scene.netns)).unwrap();
+    let policy = policy(
+        &[("outer", scene.path()), ("inner", inner.relative_path())],
+        r#"
+        [[rule]]
+        groups = ["outer"]
+        prefix = "2001:db8::/32"
+        action = "reject"
+        errno = "EHOSTDOWN"
+        [[rule]]
+        groups = ["inner"]
+        prefix = "2001:db8:b::/48"
+        action = "reject"
+        errno = "ENETDOWN"
+        "#,
+    );
+    scene.connects(&mut inside, B).unwrap();
+    let enforcer = run(&scene, &policy);
+    scene.connects(&mut inside, A).unwrap();
+    scene.rejects(&mut inside, B, "ENETDOWN").unwrap();
+    let finished = enforcer.terminate().unwrap();
+    let events = parse_events(&finished.stdout).unwrap();
+    assert_eq!(told(&events), [("inner", "allow"), ("inner", "reject")]);
+    scene.connects(&mut inside, B).unwrap();
+}
+
+#[test]
+fn of_three_levels_the_nearest_decides() {
+    let scene = Scene::new("three").unwrap();
+    let middle = scene.cgroup.child("middle").unwrap();
+    // A level that is no target lies between.
+    let between = middle.child("between").unwrap();
+    let inner = between.child("inner").unwrap();
+    let cgroups = [&scene.cgroup, &middle, &inner];
+    let mut clients = cgroups.map(|cgroup| Client::start(&Place::new(cgroup, &scene.netns)).unwrap());
+    let mut in_between = Client::start(&Place::new(&between, &scene.netns)).unwrap();
+    let levels = [
+        ("outer", "EHOSTDOWN"),
+        ("middle", "ENETDOWN"),
+        ("inner", "ECONNABORTED"),
+    ];
+    let mut rules = String::new();
+    for (level, errno) in levels {
+        rules.push_str(&format!(
+            "[[rule]]\ngroups = [\"{level}\"]\nprefix = \"2001:db8:a::/48\"\naction = \"reject\"\nerrno = \"{errno}\"\n"
+        ));
+    }
+    let targets: Vec<_> = levels
+        .iter()
+        .zip(cgroups)
+        .map(|((level, _), cgroup)| (*level, cgroup.relative_path()))
+        .collect();
+    let policy = policy(&targets, &rules);
+    for client in clients.iter_mut().chain([&mut in_between]) {
+        scene.connects(client, A).unwrap();
+    }
+    let enforcer = run(&scene, &policy);
+    for (client, (_, errno)) in clients.iter_mut().zip(levels) {
+        scene.rejects(client, A, errno).unwrap();
+    }
+    scene.rejects(&mut in_between, A, "ENETDOWN").unwrap();
+    let finished = enforcer.terminate().unwrap();
+    let events = parse_events(&finished.stdout).unwrap();
+    assert_eq!(
+        told(&events),
+        [
+            ("outer", "reject"),
+            ("middle", "reject"),
+            ("inner", "reject"),
+            ("middle", "reject")
+        ]
+    );
+    // On a kernel where every rejection ends in EPERM, this tells them apart.
+    for (event, (_, errno)) in events.iter().zip(levels) {
+        assert_eq!(event["errno"], errno);
+        assert_eq!(event["errno_caller"], expected_errno(errno).number);
+    }
+    for client in clients.iter_mut().chain([&mut in_between]) {
+        scene.connects(client, A).unwrap();
+    }
+}
+
+#[test]
+fn a_socket_that_connects_again_and_again_is_judged_each_time_by_the_nearest() {
+    let scene = Scene::new("again").unwrap();
+    let inner = scene.cgroup.child("inner").unwrap();
+    let mut inside = Client::start(&Place::new(&inner, &scene.netns)).unwrap();
+    let policy = policy(
+        &[("outer", scene.path()), ("inner", inner.relative_path())],
+        r#"
+        [[rule]]
+        groups = ["outer"]
+        prefix = "::/0"
+        action = "reject"
+        errno = "EHOSTDOWN"
+        [[rule]]
+        groups = ["inner"]
+        prefix = "2001:db8:b::/48"
+        action = "reject"
+        errno = "ENETDOWN"
+        "#,
+    );
+    scene.connects(&mut inside, B).unwrap();
+    let enforcer = run(&scene, &policy);
+    let held = Connect {
+        hold: true,
+        ..Connect::new(SocketKind::Udp, scene.to(A))
+    };
+    let id = inside.connect(held).unwrap().id.unwrap();
+    let rejected = expected_errno("ENETDOWN").name;
+    for (address, outcome) in [(B, rejected), (A, "ok"), (A, "ok"), (B, rejected), (A, "ok")] {
+        let again = Request::Reconnect {
+            id,
+            to: scene.to(address),
+            timeout_ms: CONNECT_TIMEOUT_MS,
+        };
+        assert_eq!(inside.ask(&again).unwrap().outcome(), outcome, "{address}");
+    }
+    let exchange = Request::Exchange {
+        id,
+        send: "still there?".to_owned(),
+        timeout_ms: CONNECT_TIMEOUT_MS,
+    };
+    assert_eq!(
+        inside.ask(&exchange).unwrap().received.as_deref(),
+        Some("still there?")
+    );
+    let finished = enforcer.terminate().unwrap();
+    let events = parse_events(&finished.stdout).unwrap();
+    assert_eq!(
+        told(&events),
+        [
+            ("inner", "allow"),
+            ("inner", "reject"),
+            ("inner", "allow"),
+            ("inner", "allow"),
+            ("inner", "reject"),
+            ("inner", "allow")
+        ]
+    );
+}
