@@ -1,10 +1,20 @@
 //! `enforcer exec`: exit codes and signals are as if the command had been started directly, and its cgroup is gone in
 //! every case.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
-    process::Command,
+    io::{BufRead as _, BufReader, Write as _},
+    os::{
+        fd::{FromRawFd as _, OwnedFd},
+        unix::{
+            fs::PermissionsExt as _,
+            process::{CommandExt as _, ExitStatusExt as _},
+        },
+    },
+    process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -15,7 +25,7 @@ use enforcer_tests::{
     scene::{A, Scene},
     wait::{PATIENCE, eventually},
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 const REJECT_A: &str = "2001:db8:a::/48,errno=EHOSTDOWN";
 
@@ -105,6 +115,91 @@ fn signals_reach_the_command_and_its_answer_counts() {
 }
 
 #[test]
+fn what_the_terminal_sends_reaches_the_command_once() {
+    let scene = Scene::new("exec-terminal").unwrap();
+    let terminal = Terminal::open();
+    let script = "trap 'echo interrupted' INT; trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done";
+    let mut command = exec(&scene, &["sh", "-c", script]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    // Closing the terminal ends all that has it as its own, so nothing survives this test.
+    let mut child = terminal.spawn(command);
+    let (send, lines) = mpsc::channel();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    thread::spawn(move || {
+        stdout
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| send.send(line))
+    });
+    assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "ready");
+    terminal.interrupt();
+    assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), "interrupted");
+    // If enforcer had passed it on, too, the command would get it before this.
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::USR1).unwrap();
+    let status = eventually("it to end", PATIENCE, || child.try_wait().unwrap()).unwrap();
+    assert_eq!(status.code(), Some(9));
+    assert_eq!(
+        lines.recv_timeout(PATIENCE),
+        Err(mpsc::RecvTimeoutError::Disconnected)
+    );
+    assert_nothing_left(&scene);
+}
+
+/// A terminal, as somebody sits at.
+struct Terminal {
+    ours: fs::File,
+    theirs: fs::File,
+}
+
+impl Terminal {
+    fn open() -> Self {
+        let (mut ours, mut theirs) = (-1, -1);
+        // SAFETY: the first two pointers are to live integers, the others may be null.
+        let opened = unsafe {
+            libc::openpty(
+                &raw mut ours,
+                &raw mut theirs,
+                std::ptr::null_mut(),
+                std::ptr::null(),
+                std::ptr::null(),
+            )
+        };
+        assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
+        // SAFETY: both were opened just now, and nobody else has them.
+        let [ours, theirs] = [ours, theirs].map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        for fd in [&ours, &theirs] {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).unwrap();
+        }
+        Self {
+            ours: ours.into(),
+            theirs: theirs.into(),
+        }
+    }
+
+    /// Starts the command in a session of its own, with this as its terminal.
+    fn spawn(&self, mut command: Command) -> Child {
+        let theirs = self.theirs.try_clone().unwrap();
+        let attach = move || {
+            rustix::process::setsid()?;
+            rustix::process::ioctl_tiocsctty(&theirs)?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec the closure makes two system calls.
+        unsafe { command.pre_exec(attach) };
+        command.spawn().unwrap()
+    }
+
+    /// Types ctrl-c.
+    fn interrupt(&self) {
+        (&self.ours).write_all(b"\x03").unwrap();
+    }
+}
+
+#[test]
 fn a_signal_at_any_moment_of_the_start_ends_it_and_leaves_nothing() {
     let scene = Scene::new("exec-early").unwrap();
     // The delays are no waits for anything: they are the moments.
@@ -184,7 +279,6 @@ fn a_supervisor_that_ignores_its_children_does_not_hide_the_exit_code() {
     let script = r#"grep ^SigIgn /proc/self/status; exit 7"#;
     // A shell cannot leave SIGCHLD ignored to what it starts; a process about to become enforcer can.
     let command = |mut command: Command| {
-        use std::os::unix::process::CommandExt as _;
         // SAFETY: signal(2) is async-signal-safe, and ignoring runs no code.
         let ignore = || match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
             libc::SIG_ERR => Err(std::io::Error::last_os_error()),

@@ -1,5 +1,7 @@
 //! Targets within targets: the nearest one decides, alone, and one connect is one event.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{fs, path::PathBuf};
 
 use enforcer_tests::{

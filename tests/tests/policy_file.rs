@@ -1,6 +1,8 @@
 //! Policy files: those that cannot be used are refused with exit code 3, soon, and with nothing attached; one that can
 //! is carried out.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::{
     fs,
     os::unix::fs::symlink,

@@ -65,11 +65,10 @@ pub(crate) fn spawn(
     // First the cgroup, which may need root, then the identity: closures run in the order they were added.
     cgroup.join_on_spawn(&mut child)?;
     if ignores_children {
-        // SAFETY: signal(2) is async-signal-safe, and ignoring runs no code.
         let ignore = || {
-            unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }
-                .map_err(io::Error::from)
-                .map(drop)
+            // SAFETY: ignoring a signal runs no code of ours.
+            unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+            Ok(())
         };
         // SAFETY: between fork and exec the closure makes one system call: no allocation, no lock.
         unsafe { child.pre_exec(ignore) };

@@ -1,0 +1,84 @@
+//! `enforcer run`: targets that come late, and targets that go.
+
+use enforcer_tests::{
+    client::Client,
+    enforcer::{Enforcer, is_ready},
+    place::Place,
+    process::Stream,
+    scene::{A, Scene},
+    wait::PATIENCE,
+};
+use rustix::process::Signal;
+
+const REJECT_A: &str = "2001:db8:a::/48,errno=EHOSTDOWN";
+
+#[test]
+fn a_target_made_later_is_waited_for() {
+    let scene = Scene::new("later").unwrap();
+    let path = format!("{}/later/still", scene.path());
+    let mut command = Enforcer::command(&scene.outside(), ["run", "--wait"]).unwrap();
+    command.args(["--cgroup", &path, "--reject", REJECT_A]);
+    let enforcer = Enforcer::start(command).unwrap();
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| {
+            line == format!("enforcer: note: waiting for cgroup {path}")
+        })
+        .unwrap();
+    let later = scene.cgroup.child("later").unwrap();
+    let still = later.child("still").unwrap();
+    let mut client = Client::start(&Place::new(&still, &scene.netns)).unwrap();
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, is_ready)
+        .unwrap();
+    scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
+    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
+    scene.connects(&mut client, A).unwrap();
+}
+
+#[test]
+fn waiting_can_be_ended() {
+    let scene = Scene::new("patience").unwrap();
+    for signal in [Signal::INT, Signal::TERM] {
+        let path = format!("{}/never", scene.path());
+        let mut command = Enforcer::command(&scene.outside(), ["run", "--wait"]).unwrap();
+        command.args(["--cgroup", &path, "--reject", REJECT_A]);
+        let mut enforcer = Enforcer::start(command).unwrap();
+        enforcer
+            .wait_for_line(Stream::Stderr, PATIENCE, |line| line.contains("waiting for"))
+            .unwrap();
+        enforcer.process().signal(signal).unwrap();
+        assert_eq!(enforcer.finish(PATIENCE).unwrap().status.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_target_that_goes_is_told_and_the_last_one_ends_the_run() {
+    let scene = Scene::new("goes").unwrap();
+    let goes = scene.cgroup.child("goes").unwrap();
+    let stays = scene.cgroup.child("stays").unwrap();
+    let mut client = Client::start(&Place::new(&stays, &scene.netns)).unwrap();
+    let (first, second) = (goes.relative_path(), stays.relative_path());
+    let arguments = ["--cgroup", &first, "--cgroup", &second, "--reject", REJECT_A];
+    let enforcer = Enforcer::run(&scene.outside(), arguments).unwrap();
+    goes.remove().unwrap();
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| {
+            line == format!("enforcer: note: cgroup {first} of target {first} is gone")
+        })
+        .unwrap();
+    scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
+    drop(client);
+    stays.remove().unwrap();
+    let finished = enforcer.finish(PATIENCE).unwrap();
+    assert_eq!(finished.status.code(), Some(1), "{:?}", finished.stderr);
+    assert_eq!(finished.stdout.len(), 1);
+    let said = finished.stderr.join("\n");
+    assert!(
+        said.contains("1 connect seen: 0 allowed, 1 rejected, 0 redirected"),
+        "{said}"
+    );
+    assert!(
+        said.ends_with("enforcer: error: the last target is gone"),
+        "{said}"
+    );
+}
