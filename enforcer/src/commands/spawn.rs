@@ -67,7 +67,8 @@ pub(crate) fn spawn(
     if ignores_children {
         let ignore = || {
             // SAFETY: ignoring a signal runs no code of ours.
-            unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+            let ignored = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };
+            ignored?;
             Ok(())
         };
         // SAFETY: between fork and exec the closure makes one system call: no allocation, no lock.
