@@ -1,6 +1,6 @@
 //! `enforcer exec`: the command is governed, and otherwise has everything as without enforcer.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{fs, process::Command};
 
