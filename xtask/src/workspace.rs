@@ -28,6 +28,10 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     }
 }
 
+/// What cargo shall select for the host. Always the same: with another selection it would unify features
+/// otherwise, and build nearly everything once more.
+pub(crate) const HOST: [&str; 3] = ["--workspace", "--exclude", "enforcer-ebpf"];
+
 /// The cargo that runs this program, at the repository's root.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -22,7 +22,8 @@ pub(crate) use self::{
 use self::{outcome::Outcomes, stage::Runner, tally::Tally};
 use crate::{
     setup::{self, Purpose},
-    tidy, vm, workspace,
+    tidy, vm,
+    workspace::{self, HOST},
 };
 
 #[derive(clap::Args)]
@@ -76,13 +77,12 @@ fn checks(runner: &mut Runner) {
             runner.check("tidy", || Err(format!("{error:#}")));
         }
     }
-    let host = ["--workspace", "--exclude", "enforcer-ebpf"];
     let deny = ["--", "--deny", "warnings"];
     runner.command(
         "clippy, host",
         workspace::cargo()
             .args(["clippy", "--quiet"])
-            .args(host)
+            .args(HOST)
             .arg("--all-targets")
             .args(deny),
     );
@@ -97,7 +97,7 @@ fn checks(runner: &mut Runner) {
         "rustdoc",
         workspace::cargo()
             .args(["doc", "--quiet", "--no-deps", "--document-private-items"])
-            .args(host)
+            .args(HOST)
             .env("RUSTDOCFLAGS", "--deny warnings"),
     );
 }
@@ -134,14 +134,9 @@ fn bpf_environment() -> [(&'static str, String); 2] {
 fn tests(runner: &mut Runner, extent: Extent) -> Result<()> {
     let built = runner.command(
         "build",
-        workspace::cargo().args([
-            "build",
-            "--quiet",
-            "--package",
-            "enforcer",
-            "--package",
-            "enforcer-tests",
-        ]),
+        workspace::cargo()
+            .args(["build", "--quiet", "--all-targets"])
+            .args(HOST),
     );
     if !built {
         return Ok(());
@@ -149,13 +144,8 @@ fn tests(runner: &mut Runner, extent: Extent) -> Result<()> {
     let outcomes = Outcomes::collect()?;
     let mut command = workspace::cargo();
     command
-        .args([
-            "test",
-            "--no-fail-fast",
-            "--workspace",
-            "--exclude",
-            "enforcer-ebpf",
-        ])
+        .args(["test", "--no-fail-fast"])
+        .args(HOST)
         .env("ENFORCER_BIN", workspace::target_dir()?.join("debug/enforcer"))
         .env(outcome::VARIABLE, outcomes.path())
         // What strictness means is decided here, when everything is counted, on all kernels alike.

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
     fs,
     io::BufReader,
     path::{Path, PathBuf},
@@ -13,11 +12,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use cargo_metadata::{Message, TargetKind};
 
-use crate::debian::output;
+use crate::{debian::output, workspace};
 
-/// The package whose integration tests are run.
-const TESTS: &str = "enforcer-tests";
-/// The package of the program under test, and the program.
+/// Folder of the package whose integration tests are run.
+const TESTS: &str = "tests";
+/// Folder of the package of the program under test.
 const ENFORCER: &str = "enforcer";
 
 /// Test binaries that are not run in guests, and why. A test that runs there and cannot do its work says so
@@ -80,10 +79,7 @@ pub(crate) fn build(folder: &Path, filters: &[String]) -> Result<Payload> {
     fs::create_dir_all(&stripped).with_context(|| format!("creating {}", stripped.display()))?;
     let mut tests = Vec::new();
     let mut programs = BTreeMap::new();
-    let built = cargo(&["test", "--package", TESTS, "--no-run"])?
-        .into_iter()
-        .chain(cargo(&["build", "--package", ENFORCER, "--bins"])?);
-    for Built { name, kind, path } in built {
+    for Built { name, kind, path } in built()? {
         match kind {
             TargetKind::Test => tests.push(TestBinary {
                 tests: listed(&path, filters)?,
@@ -128,23 +124,38 @@ struct Built {
     path: PathBuf,
 }
 
-/// The executables that a cargo command makes, fresh or not.
-fn cargo(args: &[&str]) -> Result<Vec<Built>> {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut child = Command::new(program)
-        .args(args)
-        .args(["--quiet", "--message-format=json-render-diagnostics"])
+/// The integration tests, and the programs of both packages, fresh or not. Built by the command that
+/// `cargo xtask test` builds them by.
+fn built() -> Result<Vec<Built>> {
+    let mut command = workspace::cargo();
+    command
+        .args([
+            "build",
+            "--quiet",
+            "--all-targets",
+            "--message-format=json-render-diagnostics",
+        ])
+        .args(workspace::HOST)
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("running cargo")?;
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().context("running cargo")?;
     let stdout = child.stdout.take().context("running cargo: it has no stdout")?;
     let mut built = Vec::new();
     for message in Message::parse_stream(BufReader::new(stdout)) {
         let Message::CompilerArtifact(artifact) = message.context("reading what cargo says")? else {
             continue;
         };
-        if let (Some(path), Some(kind)) = (artifact.executable, artifact.target.kind.first()) {
+        let is_of = |folder| artifact.manifest_path == workspace::root().join(folder).join("Cargo.toml");
+        let (Some(path), Some(kind)) = (artifact.executable.clone(), artifact.target.kind.first()) else {
+            continue;
+        };
+        // A program's own unit tests are built under its name too.
+        let wanted = match kind {
+            TargetKind::Test => is_of(TESTS),
+            TargetKind::Bin => !artifact.profile.test && (is_of(TESTS) || is_of(ENFORCER)),
+            _ => false,
+        };
+        if wanted {
             built.push(Built {
                 name: artifact.target.name.clone(),
                 kind: kind.clone(),
@@ -154,7 +165,7 @@ fn cargo(args: &[&str]) -> Result<Vec<Built>> {
     }
     let status = child.wait().context("waiting for cargo")?;
     if !status.success() {
-        bail!("cargo {} ended with {status}", args.join(" "));
+        bail!("`{}` ended with {status}", workspace::shown(&command));
     }
     Ok(built)
 }
