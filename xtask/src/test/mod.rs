@@ -104,8 +104,9 @@ fn checks(runner: &mut Runner) {
 
 /// As aya-build builds it, but with clippy in front, and in a folder of its own: its flags are not those of
 /// the host build, and each would throw away what the other made.
-const BPF_CLIPPY: [&str; 12] = [
+const BPF_CLIPPY: [&str; 13] = [
     "clippy",
+    "--keep-going",
     "--quiet",
     "--package",
     "enforcer-ebpf",
