@@ -7,7 +7,6 @@ use enforcer_common::{
     counters::Counters,
     decide::Mode,
 };
-use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::Plan;
 use crate::{
@@ -222,11 +221,9 @@ impl Governing {
     /// When the counters cannot be read. Everything is detached all the same.
     pub fn finish(mut self) -> Result<Report, KernelError> {
         self.attached.clear();
-        // A program may still be running on another CPU. MEMBARRIER_CMD_GLOBAL waits for an RCU grace period
-        // (kernel/sched/membarrier.c), under which programs run; a kernel with nohz_full refuses it, and then
-        // such a connect goes on unreported.
-        if let Err(error) = membarrier(MembarrierCommand::Global) {
-            log::debug!("cannot wait for running programs: {error}");
+        // A program may still be running, on another CPU or preempted on this one.
+        if let Err(error) = self.kernel.wait_for_programs() {
+            log::debug!("{error}");
         }
         while self.pump()? {}
         let mut counters = self.tell_losses()?.into_iter();

@@ -129,6 +129,16 @@ impl Kernel {
         self.counters.read()
     }
 
+    /// Waits until every program run that has begun is over, on every kernel and however many CPUs there are;
+    /// some 15 ms. After detaching, all records are in the ring buffer then and all counters stand.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot allocate a small map.
+    pub fn wait_for_programs(&mut self) -> Result<(), KernelError> {
+        self.policies.wait_for_programs()
+    }
+
     /// The reader of events, once.
     pub const fn take_ring(&mut self) -> Option<EventRing> {
         self.ring.take()

@@ -94,6 +94,15 @@ impl Policies {
         self.installed.insert(Arc::clone(policy), installed);
         Ok(installed)
     }
+
+    /// Waits until every program run that has begun is over. The kernel does so whenever a map within a map is
+    /// replaced (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), for programs run under RCU. Generation 0 is
+    /// none, and without clauses stays none.
+    pub(crate) fn wait_for_programs(&mut self) -> Result<(), KernelError> {
+        Entries::create(1, BPF_F_NO_PREALLOC)
+            .and_then(|empty| self.entries.set(0, &empty, 0))
+            .map_err(|e| failed("ENTRIES", "wait for running programs", e))
+    }
 }
 
 fn failed(map: &'static str, operation: &'static str, source: MapError) -> KernelError {
