@@ -102,6 +102,8 @@ pub struct VanishWatch {
     mount_point: PathBuf,
     /// By cgroup id, the directory's path.
     alive: BTreeMap<u64, PathBuf>,
+    /// Something changed since `alive` was last looked at.
+    is_stale: bool,
 }
 
 impl VanishWatch {
@@ -115,6 +117,7 @@ impl VanishWatch {
             watches: Watches::new()?,
             mount_point: hierarchy.mount_point().to_owned(),
             alive: BTreeMap::new(),
+            is_stale: true,
         })
     }
 
@@ -134,6 +137,7 @@ impl VanishWatch {
             self.watches.add(parent)?;
         }
         self.alive.insert(cgroup.id(), path);
+        self.is_stale = true;
         Ok(())
     }
 
@@ -145,6 +149,12 @@ impl VanishWatch {
     /// [`WatchError`] if inotify fails.
     pub async fn vanished(&mut self) -> Result<Vec<u64>, WatchError> {
         loop {
+            // Whoever selects over this asks again and again: thousands of directories are looked at only when
+            // something changed in one of those above them.
+            if !self.is_stale {
+                self.watches.changed().await?;
+            }
+            self.is_stale = false;
             let gone: Vec<u64> = self
                 .alive
                 .iter()
@@ -155,7 +165,6 @@ impl VanishWatch {
                 self.alive.retain(|id, _| !gone.contains(id));
                 return Ok(gone);
             }
-            self.watches.changed().await?;
         }
     }
 }
