@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, io::Write as _};
 
+use crate::sinks::text::Shown;
+
 /// What lines begin with where stderr is shared with a command.
 pub(crate) const PREFIX: &str = "enforcer: ";
 
@@ -39,9 +41,10 @@ impl Talk {
 }
 
 /// Says one thing, which may have several lines. Where stderr takes nothing there is nobody to tell, and what is
-/// being governed must not end for that: so this neither fails nor panics.
+/// being governed must not end for that: so this neither fails nor panics. It is one write, as other lines may
+/// come from elsewhere.
 pub(crate) fn say(message: impl Display) {
-    let _nobody_listens = writeln!(anstream::stderr(), "{message}");
+    let _nobody_listens = anstream::stderr().write_all(format!("{message}\n").as_bytes());
 }
 
 /// Says that a verb ended before its work was done.
@@ -51,15 +54,15 @@ pub(crate) fn error(failure: impl Display) {
 
 /// Says what the person may want to know before relying on what was asked for.
 pub(crate) fn warning(message: impl Display, hint: Option<&str>) {
-    say(format_args!("{PREFIX}warning: {message}"));
+    say(format_args!("{PREFIX}warning: {}", Shown(&message.to_string())));
     if let Some(hint) = hint {
-        say(format_args!("{PREFIX}hint: {hint}"));
+        say(format_args!("{PREFIX}hint: {}", Shown(hint)));
     }
 }
 
 /// Says what is so.
 pub(crate) fn note(message: impl Display) {
-    say(format_args!("{PREFIX}note: {message}"));
+    say(format_args!("{PREFIX}note: {}", Shown(&message.to_string())));
 }
 
 /// Shows the kernel programs' own messages, and nothing else that is logged: only `--bpf-log` installs it.

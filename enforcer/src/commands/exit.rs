@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitCode};
 
+use crate::sinks::text::Shown;
+
 /// What the exit code of `enforcer` means. `exec` gives its command's instead, once the command has started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -40,7 +42,7 @@ impl Failure {
     pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         Self {
             exit,
-            text: format!("error: {:#}", error.into()),
+            text: Shown(&format!("error: {:#}", error.into())).to_string(),
             hint: None,
         }
     }
@@ -64,7 +66,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)?;
         if let Some(hint) = &self.hint {
-            write!(f, "\nenforcer: hint: {hint}")?;
+            write!(f, "\nenforcer: hint: {}", Shown(hint))?;
         }
         Ok(())
     }

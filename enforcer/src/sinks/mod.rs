@@ -16,7 +16,7 @@ pub mod writer;
 
 pub mod summary;
 
-mod text;
+pub(crate) mod text;
 
 /// Makes lines of items.
 pub trait Render: Send + 'static {

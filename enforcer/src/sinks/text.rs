@@ -116,6 +116,24 @@ impl fmt::Display for Harmless<'_> {
     }
 }
 
+/// A message of enforcer's own in which names that others chose can stand, such as paths of cgroups: what is
+/// not plain is written as an escape, but lines stay lines, and a backslash stays one, for systemd puts it into
+/// names of cgroups that people copy.
+pub(crate) struct Shown<'text>(pub(crate) &'text str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if matches!(c, '\n' | '\t') || is_plain(c) {
+                f.write_char(c)?;
+            } else {
+                write!(f, "{}", c.escape_debug())?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +155,12 @@ mod tests {
         for (text, harmless) in hostile {
             assert_eq!(Harmless(text).to_string(), harmless);
         }
+    }
+
+    #[test]
+    fn messages_keep_their_lines_and_backslashes_and_nothing_else() {
+        let message = "a\\x2db\n\tc \x1b[2J\r\u{202e}";
+        assert_eq!(Shown(message).to_string(), "a\\x2db\n\tc \\u{1b}[2J\\r\\u{202e}");
     }
 
     #[test]
