@@ -18,7 +18,9 @@ use super::{
     cli::ExecArgs,
     console::{self, PREFIX, Talk},
     exit::{Exit, Failure},
-    prepare, spawn, stream, warn,
+    prepare,
+    spawn::{self, Limits},
+    stream, warn,
 };
 use crate::{
     daemon::{
@@ -47,6 +49,7 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
         .transpose()
         .map_err(|error| Failure::new(Exit::Argument, error))?;
     let file = events_file(arguments).map_err(failed)?;
+    let limits = Limits::current();
     let support = prepare::support(&policy.rules, talk)?;
     let hierarchy = Hierarchy::find().map_err(|error| {
         let hint = error.hint();
@@ -105,14 +108,23 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
             return Ok(code(128 + signal.number));
         }
     }
-    let spawned = spawn::spawn(&arguments.command, &cgroup, identity.as_ref(), ignored_children);
+    let spawned = spawn::spawn(
+        &arguments.command,
+        &cgroup,
+        limits,
+        identity.as_ref(),
+        ignored_children,
+    );
     let child = match spawned.map_err(failed)? {
         Ok(child) => child,
         Err(error) => return Err(not_started(arguments, error)),
     };
     let status = attend(child, &mut governing, &mut signals).await?;
 
-    governing.finish().map_err(prepare::kernel_failure)?;
+    // From here on the exit code is the command's, whatever else fails.
+    if let Err(error) = governing.finish() {
+        console::error(prepare::kernel_failure(error));
+    }
     if let Err(error) = stream::end(&mut writer).await {
         console::error(format_args!("error: {error:#}"));
     }

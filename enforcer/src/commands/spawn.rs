@@ -13,6 +13,7 @@ use nix::{
     sys::signal::{SigHandler, Signal, signal},
     unistd::{Gid, Uid, User, getgrouplist},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::process::Child;
 
 use crate::targets::ExecCgroup;
@@ -48,6 +49,25 @@ impl Identity {
     }
 }
 
+/// Limits that enforcer raises for itself (locked memory, open files) as they were before: its command must not
+/// find others than without enforcer.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits([(Resource, Rlimit); 2]);
+
+impl Limits {
+    /// Those of this process, now.
+    pub(crate) fn current() -> Self {
+        Self([Resource::Memlock, Resource::Nofile].map(|resource| (resource, getrlimit(resource))))
+    }
+
+    fn restore(&self) -> io::Result<()> {
+        for (resource, limit) in &self.0 {
+            setrlimit(*resource, *limit)?;
+        }
+        Ok(())
+    }
+}
+
 /// Starts the command in the cgroup, with SIGCHLD ignored where it was when enforcer started.
 ///
 /// # Errors
@@ -56,14 +76,18 @@ impl Identity {
 pub(crate) fn spawn(
     command: &[OsString],
     cgroup: &ExecCgroup,
+    limits: Limits,
     identity: Option<&Identity>,
     ignores_children: bool,
 ) -> anyhow::Result<io::Result<Child>> {
     let (program, arguments) = command.split_first().context("no command given")?;
     let mut child = Command::new(program);
     child.args(arguments);
-    // First the cgroup, which may need root, then the identity: closures run in the order they were added.
+    // First the cgroup, which may need root, then the limits, then the identity: closures run in the order they
+    // were added.
     cgroup.join_on_spawn(&mut child)?;
+    // SAFETY: between fork and exec the closure makes system calls only: no allocation, no lock.
+    unsafe { child.pre_exec(move || limits.restore()) };
     if ignores_children {
         let ignore = || {
             // SAFETY: ignoring a signal runs no code of ours.
@@ -96,8 +120,8 @@ pub(crate) fn spawn(
     Ok(tokio::process::Command::from(child).spawn())
 }
 
-/// Groups before user: without root's user id they cannot be changed any more. The raw system calls change the
-/// calling thread only, and after fork there is no other.
+/// Groups before user: without root's user id they cannot be changed any more. The C library's wrappers change
+/// all threads, and after fork there is only this one: the standard library calls them here in the same way.
 fn become_user(uid: libc::uid_t, gid: libc::gid_t, groups: &[libc::gid_t]) -> io::Result<()> {
     let check = |result: libc::c_int| {
         if result == 0 {
