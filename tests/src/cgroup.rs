@@ -44,8 +44,8 @@ pub fn mount_point() -> Result<PathBuf> {
         .context("find the cgroup v2 mount: /proc/self/mountinfo has none")
 }
 
-/// Removes the cgroups that [`CgroupFixture::named`] made with that prefix in a process that was killed since:
-/// those without processes whose maker is gone. Descriptors cannot be left behind, but a cgroup can.
+/// Removes the cgroups that [`CgroupFixture::named`] or [`CgroupFixture::of_process`] made with that prefix in a
+/// process that was killed since: those without processes whose maker is gone. Descriptors cannot be left behind, but a cgroup can.
 ///
 /// # Errors
 ///
@@ -99,6 +99,18 @@ impl CgroupFixture {
     pub fn named(prefix: &str) -> Result<Self> {
         let mount_point = mount_point()?;
         let path = mount_point.join(unique::name(prefix));
+        Self::make(mount_point, path)
+    }
+
+    /// Makes a cgroup named `prefix` and this process's identifier, short enough to be read in a line. A process
+    /// can have one for each prefix; [`sweep`] removes it too.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and when it is there already.
+    pub fn of_process(prefix: &str) -> Result<Self> {
+        let mount_point = mount_point()?;
+        let path = mount_point.join(format!("{prefix}-{}", std::process::id()));
         Self::make(mount_point, path)
     }
 

@@ -88,6 +88,15 @@ impl Enforcer {
     pub fn run<A: AsRef<OsStr>>(place: &Place<'_>, arguments: impl IntoIterator<Item = A>) -> Result<Self> {
         let mut command = Self::command(place, ["run"])?;
         command.args(arguments);
+        Self::start_governing(command)
+    }
+
+    /// Starts a command made by [`command`](Self::command) and waits until it governs, in either mode.
+    ///
+    /// # Errors
+    ///
+    /// When it does not govern in time. Says what it said.
+    pub fn start_governing(command: Command) -> Result<Self> {
         let enforcer = Self::start(command)?;
         enforcer.wait_for_line(Stream::Stderr, PATIENCE, is_ready)?;
         Ok(enforcer)

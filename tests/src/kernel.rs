@@ -27,3 +27,13 @@ pub fn support() -> &'static Support {
 pub fn expected_errno(name: &str) -> Errno {
     support().errno_caller(errno::by_name(name).expect("a rule can choose that errno"))
 }
+
+/// Name of the errno that a caller gets here from a connect rejected with that one.
+///
+/// # Panics
+///
+/// When no rule can have that errno.
+#[must_use]
+pub fn caller_sees(rule_errno: &str) -> &'static str {
+    expected_errno(rule_errno).name
+}

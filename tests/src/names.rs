@@ -1,33 +1,42 @@
 //! [`NamesFixture`]: what a process believes about names, without a DNS server.
 //!
 //! A process that is started with it sees, in a mount namespace of its own, another `/etc/hosts`, and its C
-//! library asks nothing else. Nobody outside sees anything, and nothing has to be undone.
+//! library asks nothing else. Nobody outside sees anything, nothing has to be undone, and there is no file that
+//! could be left behind: they are in a file system of the namespace's own.
 
-use std::{
-    ffi::CString,
-    fs, io,
-    net::IpAddr,
-    os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
-};
+use std::{ffi::CStr, ffi::CString, fs, io, net::IpAddr, os::unix::ffi::OsStrExt as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use rustix::{
-    mount::{MountPropagationFlags, mount_bind, mount_change},
+    fs::{Mode, OFlags, open},
+    io::write,
+    mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+    },
     thread::{UnshareFlags, unshare_unsafe},
 };
-use tempfile::TempDir;
 
 /// Where a running name service cache listens. The C library asks it before it reads any file.
-const CACHE_SOCKETS: [&str; 2] = ["/run/nscd", "/var/run/nscd"];
+const CACHE_SOCKETS: [&CStr; 2] = [c"/run/nscd", c"/var/run/nscd"];
+
+/// Where the files are made, before they are mounted where they belong. Every machine has it, and nothing there is
+/// needed meanwhile.
+const WORKSHOP: &CStr = c"/tmp";
+
+/// The file being made there.
+const PIECE: &CStr = c"/tmp/piece";
 
 /// Files that replace those of the machine for the processes started with it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct NamesFixture {
-    /// Removed on drop. A process that is still running keeps what it has mounted.
-    _directory: TempDir,
-    /// What is mounted, and where.
-    mounts: Vec<(CString, CString)>,
+    replacements: Vec<Replacement>,
+}
+
+/// A file, and what is in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Replacement {
+    path: CString,
+    text: String,
 }
 
 impl NamesFixture {
@@ -35,65 +44,94 @@ impl NamesFixture {
     ///
     /// # Errors
     ///
-    /// When the files cannot be written, or the machine has no `/etc/hosts` to be replaced.
+    /// When the machine has no `/etc/hosts` to be replaced.
     pub fn new<'a>(names: impl IntoIterator<Item = (&'a str, IpAddr)>) -> Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("enforcer-names-")
-            .tempdir()
-            .context("make a temporary directory")?;
         let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost\n");
         for (name, address) in names {
             hosts.push_str(&format!("{address} {name}\n"));
         }
-        let mut mounts = Vec::new();
+        let mut fixture = Self {
+            replacements: Vec::new(),
+        };
+        fixture.replace("/etc/hosts", hosts)?;
         // gai.conf is emptied because it may sort IPv4 first: people who patch around broken IPv6 write that.
-        for (file, text, required) in [
-            ("hosts", hosts.as_str(), true),
-            ("nsswitch.conf", "hosts: files\n", false),
-            ("gai.conf", "", false),
+        for (file, text) in [
+            ("/etc/nsswitch.conf", "hosts: files\n"),
+            ("/etc/gai.conf", ""),
         ] {
-            let target = Path::new("/etc").join(file);
             // Without them glibc reads /etc/hosts, and sorts as the standard says.
-            if !required && !target.exists() {
-                continue;
-            }
-            let source = directory.path().join(file);
-            fs::write(&source, text).with_context(|| format!("write {}", source.display()))?;
-            mounts.push((c_path(&source)?, c_path(&target)?));
-        }
-        let empty = directory.path().join("empty");
-        fs::create_dir(&empty).with_context(|| format!("make directory {}", empty.display()))?;
-        for target in CACHE_SOCKETS.map(PathBuf::from) {
-            if target.is_dir() {
-                mounts.push((c_path(&empty)?, c_path(&target)?));
+            if Path::new(file).exists() {
+                fixture.replace(file, text.to_owned())?;
             }
         }
-        Ok(Self {
-            _directory: directory,
-            mounts,
-        })
+        Ok(fixture)
     }
 
-    /// The mounts to make, for a process about to start.
-    pub(crate) fn mounts(&self) -> Vec<(CString, CString)> {
-        self.mounts.clone()
+    /// The same, with these nameservers in `/etc/resolv.conf`, for programs that read the file. Nobody is asked.
+    ///
+    /// # Errors
+    ///
+    /// When the machine has no such file to be replaced.
+    pub fn with_nameservers(mut self, nameservers: impl IntoIterator<Item = IpAddr>) -> Result<Self> {
+        let lines = nameservers
+            .into_iter()
+            .map(|address| format!("nameserver {address}\n"));
+        self.replace("/etc/resolv.conf", lines.collect())?;
+        Ok(self)
+    }
+
+    fn replace(&mut self, file: &str, text: String) -> Result<()> {
+        // A mount goes to where a link leads.
+        let path = fs::canonicalize(file).with_context(|| format!("find {file}"))?;
+        let path = CString::new(path.as_os_str().as_bytes())
+            .with_context(|| format!("use path {}", path.display()))?;
+        self.replacements.push(Replacement { path, text });
+        Ok(())
+    }
+
+    /// What to mount, for a process about to start.
+    pub(crate) fn replacements(&self) -> Vec<Replacement> {
+        self.replacements.clone()
     }
 }
 
-/// Gives the calling process a mount namespace of its own in which these mounts are made. Makes system calls
+/// Gives the calling process a mount namespace of its own in which these files are replaced. Makes system calls
 /// only, so it may be used between fork and exec.
-pub(crate) fn enter(mounts: &[(CString, CString)]) -> io::Result<()> {
+pub(crate) fn enter(replacements: &[Replacement]) -> io::Result<()> {
     // SAFETY: of what unshare can take apart, the flag takes the mount namespace and the working directory's
     // sharing with other threads only; after fork there is one thread.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
     // Otherwise the mounts would spread to where the machine's / is shared with.
     mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    for (source, target) in mounts {
-        mount_bind(source.as_c_str(), target.as_c_str())?;
+    for replacement in replacements {
+        // One file system for each file, so that none of the paths has to be made up here.
+        memory_file_system(WORKSHOP)?;
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = open(PIECE, flags, Mode::from_raw_mode(0o644))?;
+        let mut left = replacement.text.as_bytes();
+        while !left.is_empty() {
+            left = &left[write(&file, left)?..];
+        }
+        mount_bind(PIECE, replacement.path.as_c_str())?;
+        // The mounted file keeps the file system; the machine's directory is seen again.
+        unmount(WORKSHOP, UnmountFlags::DETACH)?;
+    }
+    for directory in CACHE_SOCKETS {
+        match memory_file_system(directory) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }
 
-fn c_path(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).with_context(|| format!("use path {}", path.display()))
+/// An empty file system over a directory.
+fn memory_file_system(directory: &CStr) -> rustix::io::Result<()> {
+    mount(
+        c"tmpfs",
+        directory,
+        c"tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        None::<&CStr>,
+    )
 }

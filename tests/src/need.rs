@@ -32,6 +32,8 @@ pub enum Need {
     Veth,
     /// The kernel makes multipath TCP sockets.
     Mptcp,
+    /// The kernel lets the test make an io_uring.
+    IoUring,
     /// The kernel has `bpf_set_retval`: a rejection ends in the rule's errno, not in EPERM.
     SetRetval,
     /// The kernel calls connect6 programs for ping sockets.
@@ -51,6 +53,7 @@ impl fmt::Display for Need {
             Self::Python3 => "python3 is not installed",
             Self::Veth => "the kernel has no veth",
             Self::Mptcp => "the kernel has no multipath TCP",
+            Self::IoUring => "the kernel has no io_uring, or it is switched off",
             Self::SetRetval => "the kernel has no bpf_set_retval",
             Self::GovernedPing => "the kernel does not govern ping sockets",
             Self::V6OnlyVisible => "the kernel does not let programs see IPV6_V6ONLY",
@@ -68,9 +71,12 @@ impl Need {
             Self::Node => &[&["node", "--version"]],
             Self::Python3 => &[&["python3", "--version"]],
             Self::Glibc => return Some(cfg!(target_env = "gnu")),
-            Self::Veth | Self::Mptcp | Self::SetRetval | Self::GovernedPing | Self::V6OnlyVisible => {
-                return None;
-            }
+            Self::Veth
+            | Self::Mptcp
+            | Self::IoUring
+            | Self::SetRetval
+            | Self::GovernedPing
+            | Self::V6OnlyVisible => return None,
         };
         Some(programs.iter().all(|program| {
             Command::new(program[0])

@@ -62,7 +62,7 @@ impl<'fixture> Place<'fixture> {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let mut procs: Option<File> = self.cgroup.map(CgroupFixture::procs_file).transpose()?;
         let netns = self.netns.map(NetnsFixture::duplicate).transpose()?;
-        let mounts = self.names.map(NamesFixture::mounts);
+        let names = self.names.map(NamesFixture::replacements);
         let mut command = Command::new(program);
         command.env(unique::MARK_VARIABLE, unique::mark());
         let join = move || {
@@ -72,8 +72,8 @@ impl<'fixture> Place<'fixture> {
             if let Some(netns) = &netns {
                 netns::enter(netns.as_fd())?;
             }
-            if let Some(mounts) = &mounts {
-                names::enter(mounts)?;
+            if let Some(replacements) = &names {
+                names::enter(replacements)?;
             }
             Ok(())
         };

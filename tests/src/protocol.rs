@@ -26,6 +26,23 @@ pub enum SocketKind {
     Ping,
 }
 
+/// By which call a socket is connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// That of its kind.
+    #[default]
+    Plain,
+    /// `connect(2)` with `TCP_FASTOPEN_CONNECT`: it returns at once, and what is sent then goes with the SYN.
+    FastopenConnect,
+    /// io_uring, in the caller's own thread.
+    IoUring,
+    /// io_uring, in a worker thread (`IOSQE_ASYNC`).
+    IoUringWorker,
+    /// io_uring, in the thread that watches the ring (`IORING_SETUP_SQPOLL`).
+    IoUringPoller,
+}
+
 /// Family of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,6 +61,9 @@ pub struct Connect {
     pub socket: SocketKind,
     /// Where to. An IPv6 scope is written as its number: `[fe80::1%1]:80`.
     pub to: SocketAddr,
+    /// How it is connected.
+    #[serde(default)]
+    pub way: Way,
     /// Family of the socket where it is not that of `to`: an IPv4 address on an IPv6 socket, as glibc's probes
     /// do it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,6 +91,7 @@ impl Connect {
         Self {
             socket,
             to,
+            way: Way::Plain,
             family: None,
             v6only: None,
             bind: None,
@@ -93,6 +114,15 @@ pub enum Request {
         /// The connect; `hold` is ignored.
         connect: Connect,
         /// How many times.
+        times: u32,
+    },
+    /// The same, from many threads at once. [`Answer::outcomes`] counts for all of them together.
+    Threads {
+        /// The connect; `hold` is ignored.
+        connect: Connect,
+        /// How many threads.
+        threads: u32,
+        /// How many times in each.
         times: u32,
     },
     /// Connect a held socket again.
@@ -223,6 +253,7 @@ pub fn errno_name(number: i32) -> String {
         (None, libc::EINVAL) => "EINVAL",
         (None, libc::EISCONN) => "EISCONN",
         (None, libc::ENOPROTOOPT) => "ENOPROTOOPT",
+        (None, libc::ENOSYS) => "ENOSYS",
         (None, libc::ENOTCONN) => "ENOTCONN",
         (None, libc::EPROTONOSUPPORT) => "EPROTONOSUPPORT",
         (None, _) => return format!("errno {number}"),

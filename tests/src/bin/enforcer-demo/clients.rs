@@ -159,6 +159,8 @@ impl Client {
 /// after the other, each for as long as the kernel does.
 pub(crate) fn plain(name: &str, port: &str) -> Result<()> {
     let port: u16 = port.parse().context("understand the port")?;
+    // What events call it.
+    rustix::thread::set_name(c"plain-client").context("take a name")?;
     let mut screen = crate::screen::Screen::new();
     screen.line(STARTED)?;
     let start = Instant::now();

@@ -2,7 +2,8 @@
 //!
 //! The host is two network namespaces without a name, the workload is a cgroup; nothing else of the machine is
 //! touched, and all of it is gone afterwards, also after ctrl-c. `clients` knows the clients, `interrupt` the
-//! signals, `screen` how it looks; the host is `enforcer_tests::black_hole`.
+//! signals, `janitor` what is left when the demo is killed, `screen` how it looks; the host is
+//! `enforcer_tests::black_hole`.
 
 use std::{
     env,
@@ -32,6 +33,7 @@ use crate::{
 
 mod clients;
 mod interrupt;
+mod janitor;
 mod screen;
 
 /// A name that nobody has (RFC 2606).
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
     let done = match words[..] {
         [] => demo(&mut screen),
         [clients::PLAIN, name, port] => clients::plain(name, port),
+        [janitor::VERB, cgroup] => janitor::wait_and_remove(cgroup),
         _ => Err(anyhow::anyhow!("enforcer-demo takes no arguments")),
     };
     match done {
@@ -99,7 +102,8 @@ fn demo(screen: &mut Screen) -> Result<()> {
     )?;
     let port = server.address().port();
     let names = NamesFixture::new([(NAME, BROKEN), (NAME, INTERNET_IPV4.into())])?;
-    let cgroup = CgroupFixture::named(CGROUP_PREFIX)?;
+    let cgroup = CgroupFixture::of_process(CGROUP_PREFIX)?;
+    let _janitor = janitor::start(&cgroup)?;
     let place = Place::new(&cgroup, &world.host).with_names(&names);
     let target = Target { name: NAME, port };
     let clients = Client::installed();
@@ -143,6 +147,9 @@ fn demo(screen: &mut Screen) -> Result<()> {
         screen.event(&line)?;
     }
     let said = enforcer.lines(Stream::Stderr).len();
+    screen.gap()?;
+    screen.text("The same clients. Below each, what enforcer saw: the C library asks the kernel, by connecting a UDP")?;
+    screen.text("socket, which address leads somewhere. Refused, the AAAA goes last in its list, and nobody tries it.")?;
     screen.gap()?;
 
     let mut after = Vec::new();

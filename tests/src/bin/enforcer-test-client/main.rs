@@ -1,7 +1,8 @@
 //! The client process of the tests: one JSON request a line on standard input, one JSON answer a line on
 //! standard output. It ends when its standard input does.
 //!
-//! It does what it is told, bounds everything in time, and judges nothing. `sockets` makes the connects.
+//! It does what it is told, bounds everything in time, and judges nothing. `sockets` makes the connects, `ring` those
+//! through io_uring.
 
 use std::{
     collections::BTreeMap,
@@ -9,14 +10,16 @@ use std::{
     io::{self, BufRead as _, BufReader, Write as _},
     net::SocketAddr,
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use dns_lookup::{AddrInfoHints, getaddrinfo};
-use enforcer_tests::protocol::{Answer, Request};
+use enforcer_tests::protocol::{Answer, Connect, Request};
 use socket2::Socket;
 
+mod ring;
 mod sockets;
 
 fn main() -> Result<()> {
@@ -116,14 +119,25 @@ impl Client {
                 }
                 answer.received = done?;
             }
-            Request::Repeat { connect, times } => {
+            Request::Repeat { connect, times } => answer.outcomes = Some(repeat(&connect, times)),
+            Request::Threads {
+                connect,
+                threads,
+                times,
+            } => {
                 let mut outcomes = BTreeMap::new();
-                for _ in 0..times {
-                    let mut one = connect.clone();
-                    one.hold = false;
-                    let outcome = self.answer(Request::Connect(one)).outcome();
-                    *outcomes.entry(outcome).or_insert(0) += 1;
-                }
+                thread::scope(|scope| {
+                    let running: Vec<_> = (0..threads)
+                        .map(|_| scope.spawn(|| repeat(&connect, times)))
+                        .collect();
+                    for (outcome, count) in running.into_iter().flat_map(|thread| {
+                        thread
+                            .join()
+                            .unwrap_or_else(|_| BTreeMap::from([("panic".to_owned(), 1)]))
+                    }) {
+                        *outcomes.entry(outcome).or_insert(0) += count;
+                    }
+                });
                 answer.outcomes = Some(outcomes);
             }
             Request::Reconnect { id, to, timeout_ms } => {
@@ -167,6 +181,19 @@ impl Client {
             cause: Cause::NotHeld,
         })
     }
+}
+
+/// Makes the connect that many times and counts how it ended.
+fn repeat(connect: &Connect, times: u32) -> BTreeMap<String, u64> {
+    let mut client = Client::default();
+    let mut outcomes = BTreeMap::new();
+    for _ in 0..times {
+        let mut one = connect.clone();
+        one.hold = false;
+        let outcome = client.answer(Request::Connect(one)).outcome();
+        *outcomes.entry(outcome).or_insert(0) += 1;
+    }
+    outcomes
 }
 
 fn microseconds(time: Duration) -> u64 {

@@ -6,14 +6,15 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::SocketAddr,
+    os::fd::AsRawFd as _,
     time::{Duration, Instant},
 };
 
-use enforcer_tests::protocol::{Connect, Family, SocketKind};
+use enforcer_tests::protocol::{Connect, Family, SocketKind, Way};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::Failure;
+use crate::{Failure, ring};
 
 /// What a Fast Open connect sends when the test does not say: without data it would be a plain connect.
 const FASTOPEN_DATA: &str = "x";
@@ -45,6 +46,9 @@ pub(crate) fn prepare(connect: &Connect) -> Result<Socket, Failure> {
             .set_only_v6(v6only)
             .map_err(Failure::kernel("setsockopt"))?;
     }
+    if connect.way == Way::FastopenConnect {
+        fastopen_connect(&socket).map_err(Failure::kernel("setsockopt"))?;
+    }
     if let Some(bind) = connect.bind {
         socket.bind(&bind.into()).map_err(Failure::kernel("bind"))?;
     }
@@ -52,6 +56,26 @@ pub(crate) fn prepare(connect: &Connect) -> Result<Socket, Failure> {
         .set_nonblocking(true)
         .map_err(Failure::kernel("set non-blocking"))?;
     Ok(socket)
+}
+
+/// Sets `TCP_FASTOPEN_CONNECT`, which no library names.
+fn fastopen_connect(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and the length describe `on`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN_CONNECT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Connects; with something to send, sends it and gives back what came.
@@ -75,7 +99,12 @@ pub(crate) fn connect_and_send(socket: &Socket, connect: &Connect) -> Result<Opt
             None => Ok(None),
         };
     }
-    self::connect(socket, connect.to, timeout)?;
+    match connect.way {
+        Way::Plain | Way::FastopenConnect => self::connect(socket, connect.to, timeout)?,
+        Way::IoUring | Way::IoUringWorker | Way::IoUringPoller => {
+            ring::connect(socket, connect.to, timeout, connect.way)?;
+        }
+    }
     match &connect.send {
         Some(data) => exchange(socket, data, timeout).map(Some),
         None => Ok(None),

@@ -1,0 +1,128 @@
+//! A page fetched from a literal IPv6 address by curl, though the machine has no way to it: redirects, as a person
+//! sees them, by `enforcer exec`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::Command,
+};
+
+use enforcer_tests::{
+    enforcer::Enforcer,
+    need::{Need, need},
+    netns::NetnsFixture,
+    place::Place,
+    process::{Finished, Running},
+    server::Server,
+    wait::PATIENCE,
+};
+
+/// Nobody here has an address in it, and no route leads to it.
+const PREFIX: &str = "2001:db8:3::/48";
+const FAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 1);
+
+const PAGE: &str = "It works.";
+
+/// Exit code of curl when it could not connect (`man curl`).
+const COULD_NOT_CONNECT: i32 = 7;
+
+fn url(port: u16) -> String {
+    format!("http://[{FAR}]:{port}/")
+}
+
+/// curl without the person's own settings and proxies.
+fn curl(url: &str) -> [&str; 6] {
+    ["curl", "-q", "--noproxy", "*", "-sS", url]
+}
+
+#[track_caller]
+fn exec(netns: &NetnsFixture, rule: &str, url: &str) -> Finished {
+    let arguments = ["exec", "--redirect", rule, "--"].into_iter().chain(curl(url));
+    Enforcer::output(&Place::outside(netns), arguments, PATIENCE).unwrap()
+}
+
+/// Without enforcer there is no way.
+#[track_caller]
+fn assert_unreachable(netns: &NetnsFixture, url: &str) {
+    let [program, arguments @ ..] = curl(url);
+    let mut command: Command = Place::outside(netns).command(program).unwrap();
+    command.args(arguments);
+    let finished = Running::start(command).unwrap().finish(PATIENCE).unwrap();
+    assert_eq!(finished.status.code(), Some(COULD_NOT_CONNECT), "{finished:?}");
+}
+
+#[track_caller]
+fn assert_fetched(finished: &Finished) {
+    assert_eq!(finished.status.code(), Some(0), "{finished:?}");
+    assert_eq!(finished.stdout, [PAGE], "{finished:?}");
+    let events: Vec<_> = finished
+        .stderr
+        .iter()
+        .filter(|line| line.starts_with("enforcer: ") && line.contains("redirect"))
+        .collect();
+    assert_eq!(events.len(), 1, "{finished:?}");
+    assert!(events[0].contains("curl["), "{finished:?}");
+}
+
+#[test]
+fn page_is_fetched_from_a_server_on_ipv4_loopback_only() {
+    if !need("page_is_fetched_from_a_server_on_ipv4_loopback_only", Need::Curl) {
+        return;
+    }
+    let netns = NetnsFixture::new().unwrap();
+    let server = Server::http(&netns, [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)], PAGE).unwrap();
+    let url = url(server.address().port());
+    assert_unreachable(&netns, &url);
+    assert_fetched(&exec(&netns, &format!("{PREFIX}=127.0.0.1"), &url));
+    assert_eq!(server.accepted()[0].at, server.address());
+    assert_unreachable(&netns, &url);
+}
+
+#[test]
+fn page_is_fetched_from_another_port() {
+    if !need("page_is_fetched_from_another_port", Need::Curl) {
+        return;
+    }
+    let netns = NetnsFixture::new().unwrap();
+    let server = Server::http(&netns, [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)], PAGE).unwrap();
+    // A port below those that the kernel chooses, so it is not the server's.
+    let url = url(443);
+    assert_unreachable(&netns, &url);
+    let rule = format!("{PREFIX}=127.0.0.1:{}", server.address().port());
+    assert_fetched(&exec(&netns, &rule, &url));
+    assert_eq!(server.accepted()[0].at, server.address());
+    assert_unreachable(&netns, &url);
+}
+
+#[test]
+fn page_is_fetched_from_another_ipv6_address() {
+    if !need("page_is_fetched_from_another_ipv6_address", Need::Curl) {
+        return;
+    }
+    let netns = NetnsFixture::new().unwrap();
+    let near: IpAddr = "2001:db8:f::1".parse().unwrap();
+    netns.add_local([near]).unwrap();
+    let server = Server::http(&netns, [SocketAddr::new(near, 0)], PAGE).unwrap();
+    let url = url(server.address().port());
+    assert_unreachable(&netns, &url);
+    assert_fetched(&exec(&netns, &format!("{PREFIX}=[{near}]"), &url));
+    assert_eq!(server.accepted()[0].at, server.address());
+    assert_unreachable(&netns, &url);
+}
+
+#[test]
+fn page_is_fetched_while_ipv6_is_switched_off_on_every_interface() {
+    if !need(
+        "page_is_fetched_while_ipv6_is_switched_off_on_every_interface",
+        Need::Curl,
+    ) {
+        return;
+    }
+    let netns = NetnsFixture::new().unwrap();
+    netns.set("ipv6/conf/all/disable_ipv6", "1").unwrap();
+    let server = Server::http(&netns, [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)], PAGE).unwrap();
+    let url = url(server.address().port());
+    assert_unreachable(&netns, &url);
+    assert_fetched(&exec(&netns, &format!("{PREFIX}=127.0.0.1"), &url));
+    assert_eq!(server.accepted()[0].at, server.address());
+    assert_unreachable(&netns, &url);
+}
