@@ -10,9 +10,7 @@ use anyhow::{Context as _, Result};
 use rustix::{
     fs::{Mode, OFlags, open},
     io::write,
-    mount::{
-        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
-    },
+    mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount},
     thread::{UnshareFlags, unshare_unsafe},
 };
 
@@ -55,10 +53,7 @@ impl NamesFixture {
         };
         fixture.replace("/etc/hosts", hosts)?;
         // gai.conf is emptied because it may sort IPv4 first: people who patch around broken IPv6 write that.
-        for (file, text) in [
-            ("/etc/nsswitch.conf", "hosts: files\n"),
-            ("/etc/gai.conf", ""),
-        ] {
+        for (file, text) in [("/etc/nsswitch.conf", "hosts: files\n"), ("/etc/gai.conf", "")] {
             // Without them glibc reads /etc/hosts, and sorts as the standard says.
             if Path::new(file).exists() {
                 fixture.replace(file, text.to_owned())?;

@@ -1,5 +1,6 @@
 //! What a rule does to `getaddrinfo`: the C library ranks candidates by connecting a UDP socket to each, and the
 //! hook answers. So a client is handed IPv4 first and never tries what is rejected.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -156,7 +157,10 @@ fn rule_for_tcp_only_leaves_the_order_and_rejects_what_follows() {
 
 #[test]
 fn rule_for_a_port_changes_the_order_for_that_port_only() {
-    if !need("rule_for_a_port_changes_the_order_for_that_port_only", Need::Glibc) {
+    if !need(
+        "rule_for_a_port_changes_the_order_for_that_port_only",
+        Need::Glibc,
+    ) {
         return;
     }
     let mut world = World::new();

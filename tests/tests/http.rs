@@ -1,5 +1,6 @@
 //! A page fetched from a literal IPv6 address by curl, though the machine has no way to it: redirects, as a person
 //! sees them, by `enforcer exec`.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

@@ -1,5 +1,6 @@
 //! A JVM makes every connect on an IPv6 socket, also one to an IPv4 address, which it writes as IPv6. A rule that
 //! covers all of IPv6 must not take its IPv4 away, nor its own machine.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     fs,
@@ -100,7 +101,12 @@ fn a_jvm_keeps_ipv4_and_its_own_machine_when_all_of_ipv6_is_rejected() {
     let events = enforcer.wait_for_events(3).unwrap();
     let seen: Vec<_> = events
         .iter()
-        .map(|event| (event["daddr"].as_str().unwrap(), event["verdict"].as_str().unwrap()))
+        .map(|event| {
+            (
+                event["daddr"].as_str().unwrap(),
+                event["verdict"].as_str().unwrap(),
+            )
+        })
         .collect();
     assert_eq!(
         seen,

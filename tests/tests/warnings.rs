@@ -1,5 +1,6 @@
 //! What `run` and `exec` say before they cut off something that nobody meant: once each, and nothing where there is
 //! nothing to say.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -99,7 +100,12 @@ impl Host {
     /// The warnings of `enforcer exec` with these arguments.
     fn warned_by_exec(&self, arguments: &[String]) -> Vec<String> {
         let command = ["--", "true"].map(str::to_owned);
-        let arguments = ["exec".to_owned()].iter().chain(arguments).chain(&command).cloned().collect::<Vec<_>>();
+        let arguments = ["exec".to_owned()]
+            .iter()
+            .chain(arguments)
+            .chain(&command)
+            .cloned()
+            .collect::<Vec<_>>();
         let finished = Enforcer::output(&self.place(), arguments, PATIENCE).unwrap();
         assert_eq!(finished.status.code(), Some(0), "{finished:?}");
         warnings(&finished.stderr)
@@ -187,7 +193,10 @@ fn the_internet_costs_a_host_without_global_addresses_nothing_but_chromiums_prob
     let warned = run(&place, &cgroup, &rejecting(&["internet"]));
     assert_once_each(
         &warned,
-        &[("internet", "covers 2001:4860:4860::8888: Chromium and programs built on it")],
+        &[(
+            "internet",
+            "covers 2001:4860:4860::8888: Chromium and programs built on it",
+        )],
     );
     let arguments: Vec<_> = rejecting(&["internet"])
         .into_iter()
@@ -217,7 +226,8 @@ fn nat64_is_warned_of_when_the_resolver_could_not_say_that_there_is_none() {
     let target = ["--cgroup".to_owned(), host.cgroup.relative_path()];
     let arguments = rejecting(&["64:ff9b::/96"]);
     let enforcer = Enforcer::run(&host.place(), target.iter().chain(&arguments)).unwrap();
-    let is_about_nat64 = |line: &str| line.starts_with("enforcer: warning: ") && line.contains("covers NAT64");
+    let is_about_nat64 =
+        |line: &str| line.starts_with("enforcer: warning: ") && line.contains("covers NAT64");
     enforcer
         .wait_for_line(Stream::Stderr, PATIENCE, is_about_nat64)
         .unwrap();

@@ -148,7 +148,9 @@ fn demo(screen: &mut Screen) -> Result<()> {
     }
     let said = enforcer.lines(Stream::Stderr).len();
     screen.gap()?;
-    screen.text("The same clients. Below each, what enforcer saw: the C library asks the kernel, by connecting a UDP")?;
+    screen.text(
+        "The same clients. Below each, what enforcer saw: the C library asks the kernel, by connecting a UDP",
+    )?;
     screen.text("socket, which address leads somewhere. Refused, the AAAA goes last in its list, and nobody tries it.")?;
     screen.gap()?;
 
