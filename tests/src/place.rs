@@ -65,6 +65,10 @@ impl<'fixture> Place<'fixture> {
         let names = self.names.map(NamesFixture::replacements);
         let mut command = Command::new(program);
         command.env(unique::MARK_VARIABLE, unique::mark());
+        if names.is_some() {
+            // As host.conf has it on most machines: without either, a name has one address only.
+            command.env("RESOLV_MULTI", "on");
+        }
         let join = move || {
             if let Some(procs) = &mut procs {
                 procs.write_all(b"0")?;
