@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io,
+    os::fd::AsFd as _,
     os::unix::process::ExitStatusExt as _,
     process::{ExitCode, ExitStatus},
     sync::Arc,
@@ -88,8 +89,11 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
             file,
         ),
         None => {
-            let stderr = io::stderr();
-            let colour = Colour::for_stream(&stderr);
+            let colour = Colour::for_stream(&io::stderr());
+            // A descriptor of its own: the standard library's handle is locked while it writes, and a pipe that
+            // nobody reads would then hold up every message of this process too.
+            let stderr = io::stderr().as_fd().try_clone_to_owned();
+            let stderr = File::from(stderr.map_err(|error| failed(error.into()))?);
             stream::start(
                 &governing,
                 arguments.output.output,
@@ -140,6 +144,7 @@ async fn attend(
 ) -> Result<ExitStatus, Failure> {
     let mut poll = tokio::time::interval(POLL_INTERVAL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_reporting = true;
     loop {
         tokio::select! {
             biased;
@@ -154,9 +159,18 @@ async fn attend(
                     forward(&child, signal.number);
                 }
             }
-            _ = poll.tick() => {
-                while governing.pump().map_err(prepare::kernel_failure)? {
-                    tokio::task::yield_now().await;
+            // The command goes on, governed, whatever becomes of reporting.
+            _ = poll.tick(), if is_reporting => {
+                loop {
+                    match governing.pump() {
+                        Ok(true) => tokio::task::yield_now().await,
+                        Ok(false) => break,
+                        Err(error) => {
+                            console::error(prepare::kernel_failure(error));
+                            is_reporting = false;
+                            break;
+                        }
+                    }
                 }
             }
         }

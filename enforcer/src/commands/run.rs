@@ -84,7 +84,11 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
     let support = prepare::support(&policy.rules, Talk::Plain)?;
     let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
     let plan = plan(&policy, &wanted, &policies, resolved);
-    let rules = policy.rules.len();
+    let rules = policy
+        .rules
+        .iter()
+        .filter(|rule| wanted.iter().any(|target| rule.is_in(&target.groups)))
+        .count();
     let mut governing = Governing::start(&support, plan, &options).map_err(prepare::kernel_failure)?;
     let mut writer = stream::to_stdout(&governing, arguments.output.output)
         .map_err(|error| Failure::new(Exit::Failed, error))?;
