@@ -198,6 +198,7 @@ fn many_threads_at_once_are_governed_each_connect_with_its_event() {
     let rejected = caller_sees(ERRNO).to_owned();
     assert_eq!(outcomes(&mut stage), [(rejected, CONNECTS)]);
     let finished = enforcer.terminate().unwrap();
+    assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
     let events = enforcer_tests::enforcer::parse_events(&finished.stdout).unwrap();
     assert_eq!(events.len() as u64, CONNECTS);
     assert!(events.iter().all(|event| event["verdict"] == "reject"));
