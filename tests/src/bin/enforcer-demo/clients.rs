@@ -2,7 +2,7 @@
 //! eyeballs, which hides broken IPv6 at the price of a delay, and which most programs do not have.
 
 use std::{
-    env, fmt,
+    env, fmt, io,
     net::{IpAddr, TcpStream, ToSocketAddrs as _},
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
@@ -15,7 +15,7 @@ use enforcer_tests::{
     process::{Running, Stream},
     wait::eventually,
 };
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 use crate::interrupt::Interrupt;
 
@@ -183,8 +183,18 @@ pub(crate) fn plain(name: &str, port: &str) -> Result<()> {
 /// Lets the kernel send the process a signal should the demo be killed. The demo starts processes on its main
 /// thread only, so that thread's end, which is what counts, is the demo's.
 pub(crate) fn end_with_parent(command: &mut Command, signal: Signal) {
-    // SAFETY: between fork and exec the closure makes one system call: it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(move || Ok(set_parent_process_death_signal(Some(signal))?)) };
+    let demo = Some(getpid());
+    let end_with_demo = move || {
+        set_parent_process_death_signal(Some(signal))?;
+        // Killed before that, the demo is no longer the parent, and nobody would send the signal.
+        if getppid() == demo {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::Interrupted.into())
+        }
+    };
+    // SAFETY: between fork and exec the closure makes system calls: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(end_with_demo) };
 }
 
 fn curl(place: &Place<'_>, target: &Target) -> Result<Command> {
