@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 /// How long a fixture waits for something that takes milliseconds when all is well. Long, because a guest
 /// without KVM on a busy machine is slow, and because nobody waits when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Time between two looks at a state.
 const PAUSE: Duration = Duration::from_millis(2);

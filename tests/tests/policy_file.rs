@@ -19,7 +19,7 @@ use enforcer_tests::{
 };
 
 /// Far longer than refusing takes, far shorter than waiting for a writer to come.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Runs with that file, for a target that exists: only the file can be at fault.
 fn run(scene: &Scene, file: &Path) -> Finished {
