@@ -1,7 +1,11 @@
 //! [`Place`]: where a process is put before it runs.
 
 use std::{
-    ffi::OsStr, fs::File, io::Write as _, os::fd::AsFd as _, os::unix::process::CommandExt as _,
+    ffi::OsStr,
+    fs::File,
+    io::{self, Write as _},
+    os::fd::AsFd as _,
+    os::unix::process::CommandExt as _,
     process::Command,
 };
 
@@ -53,7 +57,7 @@ impl<'fixture> Place<'fixture> {
         self
     }
 
-    /// A command that runs `program` here. The process joins before its first instruction, so that all its
+    /// A command that runs `program` here, with no signal ignored, whoever started the test. The process joins before its first instruction, so that all its
     /// sockets are made in the cgroup. It carries the mark by which [`CgroupFixture`] knows it as ours.
     ///
     /// # Errors
@@ -70,6 +74,7 @@ impl<'fixture> Place<'fixture> {
             command.env("RESOLV_MULTI", "on");
         }
         let join = move || {
+            heed_signals()?;
             if let Some(procs) = &mut procs {
                 procs.write_all(b"0")?;
             }
@@ -86,4 +91,23 @@ impl<'fixture> Place<'fixture> {
         unsafe { command.pre_exec(join) };
         Ok(command)
     }
+}
+
+/// Gives signals that others may have left ignored (a shell does so to what it starts in the background, `nohup`
+/// does) their default again: programs that were started with a signal ignored leave it so. Makes system calls
+/// only, so it may be used between fork and exec.
+fn heed_signals() -> io::Result<()> {
+    for signal in [
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGHUP,
+        libc::SIGTERM,
+        libc::SIGCHLD,
+    ] {
+        // SAFETY: the default disposition runs no code of ours.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
