@@ -40,6 +40,8 @@ pub enum Need {
     GovernedPing,
     /// The kernel lets programs see `IPV6_V6ONLY`.
     V6OnlyVisible,
+    /// The machine is a guest of `cargo xtask vm`, made for the tests.
+    Guest,
     /// The C library the tests and their client are built for is glibc.
     Glibc,
 }
@@ -57,6 +59,7 @@ impl fmt::Display for Need {
             Self::SetRetval => "the kernel has no bpf_set_retval",
             Self::GovernedPing => "the kernel does not govern ping sockets",
             Self::V6OnlyVisible => "the kernel does not let programs see IPV6_V6ONLY",
+            Self::Guest => "this is no guest of `cargo xtask vm`",
             Self::Glibc => "the tests are not built for glibc",
         })
     }
@@ -74,6 +77,7 @@ impl Need {
             Self::Veth
             | Self::Mptcp
             | Self::IoUring
+            | Self::Guest
             | Self::SetRetval
             | Self::GovernedPing
             | Self::V6OnlyVisible => return None,

@@ -206,7 +206,11 @@ impl Plan<'_> {
         thread::scope(|scope| {
             for _ in 0..at_once {
                 scope.spawn(|| {
-                    while let Some(kernel) = lock(&waiting).next() {
+                    loop {
+                        // A statement of its own: in the head of a `while let` the lock would be held for
+                        // as long as the guest runs, and the guests would take turns.
+                        let next = lock(&waiting).next();
+                        let Some(kernel) = next else { break };
                         let column = self
                             .boot(&kernel)
                             .unwrap_or_else(|error| Column::unbooted(kernel.line.name, format!("{error:#}")));
