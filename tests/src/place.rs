@@ -57,8 +57,9 @@ impl<'fixture> Place<'fixture> {
         self
     }
 
-    /// A command that runs `program` here, with no signal ignored, whoever started the test. The process joins before its first instruction, so that all its
-    /// sockets are made in the cgroup. It carries the mark by which [`CgroupFixture`] knows it as ours.
+    /// A command that runs `program` here, with no signal ignored, whoever started the test. The process joins
+    /// before its first instruction, so that all its sockets are made in the cgroup. It carries the mark by which
+    /// [`CgroupFixture`] knows it as ours.
     ///
     /// # Errors
     ///
@@ -91,6 +92,22 @@ impl<'fixture> Place<'fixture> {
         unsafe { command.pre_exec(join) };
         Ok(command)
     }
+}
+
+/// Makes a command start its program with those signals ignored, as a shell does for what it runs in the
+/// background, or `nohup`.
+pub fn ignoring(command: &mut Command, signals: &'static [libc::c_int]) {
+    let ignore = move || {
+        for signal in signals {
+            // SAFETY: ignoring runs no code.
+            if unsafe { libc::signal(*signal, libc::SIG_IGN) } == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only.
+    unsafe { command.pre_exec(ignore) };
 }
 
 /// Gives signals that others may have left ignored (a shell does so to what it starts in the background, `nohup`

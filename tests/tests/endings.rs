@@ -1,9 +1,10 @@
 //! `enforcer run`: whatever ends it and whenever, connects are as before and nothing is left behind.
 
-use std::{fs::OpenOptions, thread, time::Duration};
+use std::{fs, fs::OpenOptions, thread, time::Duration};
 
 use enforcer_tests::{
     enforcer::{Enforcer, is_ready},
+    place::ignoring,
     process::Stream,
     scene::{A, Scene},
     wait::{PATIENCE, eventually},
@@ -40,6 +41,32 @@ fn signals_in_quick_succession_end_it_once() {
     let finished = enforcer.finish(PATIENCE).unwrap();
     assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
     assert_eq!(finished.stderr.last().unwrap(), "events: 1 delivered, 0 lost");
+    scene.connects(&mut client, A).unwrap();
+}
+
+#[test]
+fn signals_that_its_parent_ignored_end_it_but_a_hangup_does_not() {
+    let scene = Scene::new("background").unwrap();
+    let mut client = scene.client().unwrap();
+    let path = scene.path();
+    let mut command = Enforcer::command(&scene.outside(), ["run"]).unwrap();
+    command.args(["--cgroup", &path, "--reject", REJECT_A]);
+    ignoring(&mut command, &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP]);
+    let mut enforcer = Enforcer::start_governing(command).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", enforcer.pid())).unwrap();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:\t"))
+        .unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    assert_eq!(ignored & (1 << (libc::SIGHUP - 1)), 1, "{status}");
+    enforcer.process().signal(Signal::HUP).unwrap();
+    scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
+    enforcer.process().signal(Signal::INT).unwrap();
+    let finished = enforcer.finish(PATIENCE).unwrap();
+    assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
+    let said = finished.stderr.join("\n");
+    assert!(said.contains("1 connect seen"), "{said}");
     scene.connects(&mut client, A).unwrap();
 }
 

@@ -21,6 +21,7 @@ use std::{
 
 use enforcer_tests::{
     enforcer::Enforcer,
+    place::ignoring,
     process::{Finished, Running, Stream},
     scene::{A, Scene},
     wait::{PATIENCE, eventually},
@@ -279,13 +280,7 @@ fn a_supervisor_that_ignores_its_children_does_not_hide_the_exit_code() {
     let script = r#"grep ^SigIgn /proc/self/status; exit 7"#;
     // A shell cannot leave SIGCHLD ignored to what it starts; a process about to become enforcer can.
     let command = |mut command: Command| {
-        // SAFETY: signal(2) is async-signal-safe, and ignoring runs no code.
-        let ignore = || match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
-            libc::SIG_ERR => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
-        };
-        // SAFETY: between fork and exec the closure makes one system call.
-        unsafe { command.pre_exec(ignore) };
+        ignoring(&mut command, &[libc::SIGCHLD]);
         command
     };
     let mut plain = scene.inside().command("sh").unwrap();

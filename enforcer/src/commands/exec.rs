@@ -57,7 +57,7 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
         Failure::new(Exit::Kernel, error).hint(hint)
     })?;
     // Until here there is nothing to undo, and a signal may do what it does to any program.
-    let mut signals = Signals::install(FORWARDED).map_err(|error| failed(error.into()))?;
+    let mut signals = Signals::install(&[], FORWARDED).map_err(|error| failed(error.into()))?;
     let ignored_children = signals::heed_children().map_err(|error| failed(error.into()))?;
     let cgroup = ExecCgroup::create(&hierarchy).map_err(|error| {
         let hint = error.hint();

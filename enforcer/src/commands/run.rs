@@ -18,7 +18,7 @@ use super::{
 use crate::{
     daemon::{
         Governing, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
-        signals::{STOPPING, Signals},
+        signals::{HANGING_UP, STOPPING, Signals},
     },
     policy::{Policy, Selector, compiled::CompiledPolicy, rule::GroupName},
     sinks::writer::Writer,
@@ -44,7 +44,8 @@ enum Stop {
 }
 
 pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::install(STOPPING).map_err(|error| Failure::new(Exit::Failed, error))?;
+    let mut signals =
+        Signals::install(STOPPING, HANGING_UP).map_err(|error| Failure::new(Exit::Failed, error))?;
     let policy = prepare::policy(&arguments.rules, Talk::Plain)?;
     let wanted = wanted(arguments, &policy)?;
     let policies = compiled_policies(arguments, &policy, &wanted)?;

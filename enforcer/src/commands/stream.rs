@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long the end waits for a stream that takes nothing.
-const END_LIMIT: Duration = Duration::from_secs(2);
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// Begins to write events.
 pub(crate) fn start<W: Write + Send + 'static>(

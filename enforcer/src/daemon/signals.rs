@@ -1,8 +1,10 @@
 //! Signals as a stream, with where they came from.
 //!
 //! Handlers are in place from [`Signals::install`] on, so that a signal during start or stop is not the end of
-//! this process but one more thing to deal with. A signal that was ignored when enforcer started (`nohup`) stays
-//! ignored, here and in the command that `exec` runs.
+//! this process but one more thing to deal with. A signal that was ignored when enforcer started stays ignored
+//! where that is what somebody meant: a hangup (`nohup`), and whatever `exec` would hand on to its command, which
+//! starts as it would without enforcer. `run` obeys SIGINT and SIGTERM always: a script's shell ignores SIGINT on
+//! behalf of everything it starts in the background (POSIX, XCU 2.12), and nobody could stop it as documented.
 
 use std::io;
 
@@ -17,8 +19,11 @@ use signal_hook::{
 };
 use signal_hook_tokio::SignalsInfo;
 
-/// What ends `run`.
-pub const STOPPING: &[i32] = &[SIGINT, SIGTERM, SIGHUP];
+/// What ends `run`, whatever its parent thought of it.
+pub const STOPPING: &[i32] = &[SIGINT, SIGTERM];
+
+/// What ends `run` unless it was started to outlive its terminal.
+pub const HANGING_UP: &[i32] = &[SIGHUP];
 
 /// What ends `exec` before its command runs.
 pub const ENDING: &[i32] = &[SIGINT, SIGTERM, SIGHUP, SIGQUIT];
@@ -44,16 +49,15 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches those of the given signals that are not ignored.
+    /// Catches the first, and of the second those that this process was not started to ignore.
     ///
     /// # Errors
     ///
     /// When this process's signal dispositions cannot be read or changed.
-    pub fn install(numbers: &[i32]) -> io::Result<Self> {
+    pub fn install(always: &[i32], unless_ignored: &[i32]) -> io::Result<Self> {
         let ignored = ignored()?;
-        let caught = numbers
-            .iter()
-            .filter(|number| ignored & (1 << (**number - 1)) == 0);
+        let heeded = |number: &&i32| ignored & (1 << (**number - 1)) == 0;
+        let caught = always.iter().chain(unless_ignored.iter().filter(heeded));
         Ok(Self {
             stream: SignalsInfo::with_exfiltrator(caught, WithOrigin::default())?,
         })
