@@ -6,9 +6,10 @@
 //!
 //! Reading order: [`cgroup`] and [`netns`] are the two places a process can be put, [`names`] what it believes
 //! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
-//! told to, [`server`] what it connects to, [`enforcer`] the real binary. [`black_hole`] is a host whose IPv6
-//! is broken, [`scene`] a workload with something to connect to, [`stage`] where most verdicts are tested. [`verdicts`] is the verdict table, [`kernel`] what
-//! to expect of the running kernel, [`need`] the only way to skip a test, [`wait`] the only way to wait.
+//! told to, [`server`] what it connects to, [`enforcer`] the real binary. [`scene`] is a workload with something to
+//! connect to, where most verdicts are tested; [`lab`] is a network whose IPv6 is broken. [`verdicts`] is the verdict
+//! table, [`kernel`] what to expect of the running kernel, [`need`] the only way to skip a test, [`wait`] the only
+//! way to wait.
 //!
 //! This library does not know aya, and loads nothing but enforcer's own probes.
 
@@ -26,10 +27,9 @@ pub mod protocol;
 pub mod enforcer;
 pub mod server;
 
-pub mod black_hole;
-
 pub mod scene;
-pub mod stage;
+
+pub mod lab;
 
 pub mod kernel;
 pub mod need;

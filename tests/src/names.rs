@@ -1,8 +1,8 @@
-//! [`NamesFixture`]: what a process believes about names, without a DNS server.
+//! [`NamesFixture`]: what a process believes about names: those in a file, or those that a nameserver knows.
 //!
-//! A process that is started with it sees, in a mount namespace of its own, another `/etc/hosts`, and its C
-//! library asks nothing else. Nobody outside sees anything, nothing has to be undone, and there is no file that
-//! could be left behind: they are in a file system of the namespace's own.
+//! A process that is started with it sees, in a mount namespace of its own, another `/etc/hosts` or
+//! `/etc/resolv.conf`, and its C library asks nothing else. Nobody outside sees anything, nothing has to be undone,
+//! and there is no file that could be left behind: they are in a file system of the namespace's own.
 
 use std::{ffi::CStr, ffi::CString, fs, io, net::IpAddr, os::unix::ffi::OsStrExt as _, path::Path};
 
@@ -24,6 +24,15 @@ const WORKSHOP: &CStr = c"/tmp";
 /// The file being made there.
 const PIECE: &CStr = c"/tmp/piece";
 
+/// What `/etc/hosts` says in any case.
+const LOCALHOST: &str = "127.0.0.1 localhost\n::1 localhost\n";
+
+/// Says where the C library looks names up.
+const SWITCH: &str = "/etc/nsswitch.conf";
+
+/// Says how glibc sorts addresses.
+const SORTING: &str = "/etc/gai.conf";
+
 /// Files that replace those of the machine for the processes started with it.
 #[derive(Clone, Debug)]
 pub struct NamesFixture {
@@ -44,25 +53,41 @@ impl NamesFixture {
     ///
     /// When the machine has no `/etc/hosts` to be replaced.
     pub fn new<'a>(names: impl IntoIterator<Item = (&'a str, IpAddr)>) -> Result<Self> {
-        let mut hosts = String::from("127.0.0.1 localhost\n::1 localhost\n");
+        let mut hosts = LOCALHOST.to_owned();
         for (name, address) in names {
             hosts.push_str(&format!("{address} {name}\n"));
         }
+        Self::sources("files", hosts)
+    }
+
+    /// What that nameserver says, at port 53, and nothing else but `localhost`.
+    ///
+    /// # Errors
+    ///
+    /// When the machine has no `/etc/hosts` or no `/etc/resolv.conf` to be replaced.
+    pub fn of_nameserver(nameserver: IpAddr) -> Result<Self> {
+        Self::sources("files dns", LOCALHOST.to_owned())?.with_nameservers([nameserver])
+    }
+
+    /// Names from these sources, with that in `/etc/hosts`.
+    fn sources(sources: &str, hosts: String) -> Result<Self> {
         let mut fixture = Self {
             replacements: Vec::new(),
         };
         fixture.replace("/etc/hosts", hosts)?;
-        // gai.conf is emptied because it may sort IPv4 first: people who patch around broken IPv6 write that.
-        for (file, text) in [("/etc/nsswitch.conf", "hosts: files\n"), ("/etc/gai.conf", "")] {
-            // Without them glibc reads /etc/hosts, and sorts as the standard says.
-            if Path::new(file).exists() {
-                fixture.replace(file, text.to_owned())?;
-            }
+        // Without the next two glibc reads /etc/hosts and asks DNS, and sorts as the standard says.
+        if let Ok(switch) = fs::read_to_string(SWITCH) {
+            fixture.replace(SWITCH, with_sources(&switch, sources))?;
+        }
+        // Emptied because it may sort IPv4 first: people who patch around broken IPv6 write that.
+        if Path::new(SORTING).exists() {
+            fixture.replace(SORTING, String::new())?;
         }
         Ok(fixture)
     }
 
-    /// The same, with these nameservers in `/etc/resolv.conf`, for programs that read the file. Nobody is asked.
+    /// The same, with these nameservers in `/etc/resolv.conf`. With names of a file only programs that read it by
+    /// themselves take notice.
     ///
     /// # Errors
     ///
@@ -88,6 +113,17 @@ impl NamesFixture {
     pub(crate) fn replacements(&self) -> Vec<Replacement> {
         self.replacements.clone()
     }
+}
+
+/// The text of `nsswitch.conf` with other sources for hosts. What it says of users and groups stays.
+fn with_sources(switch: &str, sources: &str) -> String {
+    let mut text: String = switch
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("hosts:"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    text.push_str(&format!("hosts: {sources}\n"));
+    text
 }
 
 /// Gives the calling process a mount namespace of its own in which these files are replaced. Makes system calls
@@ -129,4 +165,20 @@ fn memory_file_system(directory: &CStr) -> rustix::io::Result<()> {
         MountFlags::NOSUID | MountFlags::NODEV,
         None::<&CStr>,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_hosts_line_of_the_switch_is_another() {
+        assert_eq!(
+            with_sources(
+                "passwd: files ldap\n  hosts: resolve dns\nnetworks: files",
+                "files"
+            ),
+            "passwd: files ldap\nnetworks: files\nhosts: files\n"
+        );
+    }
 }

@@ -28,6 +28,8 @@ pub enum Need {
     Node,
     /// `python3` on the path.
     Python3,
+    /// `nft` on the path.
+    Nft,
     /// The kernel makes virtual cables.
     Veth,
     /// The kernel makes multipath TCP sockets.
@@ -53,6 +55,7 @@ impl fmt::Display for Need {
             Self::Java => "java and javac are not installed",
             Self::Node => "node is not installed",
             Self::Python3 => "python3 is not installed",
+            Self::Nft => "nft is not installed",
             Self::Veth => "the kernel has no veth",
             Self::Mptcp => "the kernel has no multipath TCP",
             Self::IoUring => "the kernel has no io_uring, or it is switched off",
@@ -73,6 +76,7 @@ impl Need {
             Self::Java => &[&["java", "-version"], &["javac", "-version"]],
             Self::Node => &[&["node", "--version"]],
             Self::Python3 => &[&["python3", "--version"]],
+            Self::Nft => &[&["nft", "--version"]],
             Self::Glibc => return Some(cfg!(target_env = "gnu")),
             Self::Veth
             | Self::Mptcp

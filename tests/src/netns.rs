@@ -12,9 +12,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use futures_util::TryStreamExt as _;
+use ipnet::Ipv6Net;
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, RouteMessageBuilder,
-    packet_route::{address::AddressHeaderFlags, neighbour::NeighbourState, route::RouteScope},
+    packet_route::{
+        address::AddressHeaderFlags,
+        link::{LinkAttribute, State},
+        route::{RouteScope, RouteType},
+    },
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -22,6 +28,17 @@ use crate::wait::{PATIENCE, eventually};
 
 /// The loopback interface, in every namespace.
 pub const LOOPBACK: &str = "lo";
+
+/// What becomes of a packet that a route takes out of this world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeadEnd {
+    /// Nothing: it vanishes.
+    BlackHole,
+    /// Its sender is told that there is no route (ICMPv6 type 1, code 0).
+    Unreachable,
+    /// Its sender is told that an administrator prohibits it (ICMPv6 type 1, code 1).
+    Prohibit,
+}
 
 /// A network namespace with loopback up and nothing else in it.
 #[derive(Debug)]
@@ -143,28 +160,27 @@ impl NetnsFixture {
         )
     }
 
-    /// Adds a neighbour entry that never expires, so that nobody is asked who has that address.
+    /// Adds a route that leads nowhere.
     ///
     /// # Errors
     ///
-    /// When there is no such interface or the entry is there already.
-    pub fn add_neighbour(&self, interface: &str, address: IpAddr, hardware_address: [u8; 6]) -> Result<()> {
-        self.configure(
-            format_args!("add neighbour {address} to {interface}"),
-            async |handle| {
-                let index = interface_index(interface)?;
-                let entry = handle
-                    .neighbours()
-                    .add(index, address)
-                    .link_layer_address(&hardware_address)
-                    .state(NeighbourState::Permanent);
-                Ok(entry.execute().await?)
-            },
-        )
+    /// When there is a route to that prefix already.
+    pub fn add_dead_end(&self, prefix: Ipv6Net, end: DeadEnd) -> Result<()> {
+        self.configure(format_args!("add {end:?} route to {prefix}"), async |handle| {
+            let kind = match end {
+                DeadEnd::BlackHole => RouteType::BlackHole,
+                DeadEnd::Unreachable => RouteType::Unreachable,
+                DeadEnd::Prohibit => RouteType::Prohibit,
+            };
+            let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(prefix.addr(), prefix.prefix_len())
+                .kind(kind);
+            Ok(handle.route().add(route.build()).execute().await?)
+        })
     }
 
     /// Joins this namespace and another by a virtual cable, `here` on this end and `there` on the other. Both
-    /// ends are up.
+    /// ends are up, and carry what is sent.
     ///
     /// # Errors
     ///
@@ -183,7 +199,30 @@ impl NetnsFixture {
             Ok(handle.link().set(change).execute().await?)
         })?;
         self.set_up(here)?;
-        other.set_up(there)
+        other.set_up(there)?;
+        self.wait_until_up(here)?;
+        other.wait_until_up(there)
+    }
+
+    /// Waits until an interface that was set up carries what is sent: until a work queue of the kernel's has
+    /// noticed the other end of its cable, it drops everything.
+    fn wait_until_up(&self, interface: &str) -> Result<()> {
+        eventually(&format!("{interface} to be up"), PATIENCE, || {
+            let mut state = None;
+            self.configure(format_args!("look at {interface}"), async |handle| {
+                let links = handle.link().get().match_name(interface.to_owned()).execute();
+                let link = links.try_collect::<Vec<_>>().await?.pop();
+                state = link.and_then(|link| {
+                    link.attributes.into_iter().find_map(|attribute| match attribute {
+                        LinkAttribute::OperState(state) => Some(state),
+                        _ => None,
+                    })
+                });
+                Ok(())
+            })
+            .map(|()| state == Some(State::Up))
+            .unwrap_or(false)
+        })
     }
 
     /// Writes a setting of this namespace: `name` is a path below `/proc/sys/net`.

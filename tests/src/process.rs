@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fmt,
-    io::{BufRead as _, BufReader, Read, Write as _},
+    io::{self, BufRead as _, BufReader, Read, Write as _},
     os::unix::process::CommandExt as _,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -12,9 +12,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
 
 use crate::wait::eventually;
+
+/// Lets the kernel send the process a signal should this one be killed.
+///
+/// What counts is the end of the thread that starts it: call it, and start the command, on the main thread.
+pub fn end_with_parent(command: &mut Command, signal: Signal) {
+    let parent = Some(getpid());
+    let end_with_parent = move || {
+        set_parent_process_death_signal(Some(signal))?;
+        // Killed before that, it is no longer the parent, and nobody would send the signal.
+        if getppid() == parent {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::Interrupted.into())
+        }
+    };
+    // SAFETY: between fork and exec the closure makes system calls: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(end_with_parent) };
+}
 
 /// Which of a process's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

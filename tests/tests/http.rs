@@ -21,6 +21,8 @@ use enforcer_tests::{
 const PREFIX: &str = "2001:db8:3::/48";
 const FAR: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 1);
 
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
 const PAGE: &str = "It works.";
 
 /// Exit code of curl when it could not connect (`man curl`).
@@ -51,8 +53,16 @@ fn assert_unreachable(netns: &NetnsFixture, url: &str) {
     assert_eq!(finished.status.code(), Some(COULD_NOT_CONNECT), "{finished:?}");
 }
 
+/// Serves the page at that address, and fetches it from [`FAR`] by a redirect to `target`, which is told the server's
+/// port. The port asked for is the server's, unless it is given.
 #[track_caller]
-fn assert_fetched(finished: &Finished) {
+fn check(netns: &NetnsFixture, listen: IpAddr, asked: Option<u16>, target: impl FnOnce(u16) -> String) {
+    let server = Server::http(netns, [SocketAddr::new(listen, 0)], PAGE).unwrap();
+    let port = server.address().port();
+    let url = url(asked.unwrap_or(port));
+    assert_unreachable(netns, &url);
+
+    let finished = exec(netns, &format!("{PREFIX}={}", target(port)), &url);
     assert_eq!(finished.status.code(), Some(0), "{finished:?}");
     assert_eq!(finished.stdout, [PAGE], "{finished:?}");
     let events: Vec<_> = finished
@@ -62,6 +72,9 @@ fn assert_fetched(finished: &Finished) {
         .collect();
     assert_eq!(events.len(), 1, "{finished:?}");
     assert!(events[0].contains("curl["), "{finished:?}");
+    assert_eq!(server.accepted()[0].at, server.address());
+
+    assert_unreachable(netns, &url);
 }
 
 #[test]
@@ -70,12 +83,7 @@ fn page_is_fetched_from_a_server_on_ipv4_loopback_only() {
         return;
     }
     let netns = NetnsFixture::new().unwrap();
-    let server = Server::http(&netns, [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)], PAGE).unwrap();
-    let url = url(server.address().port());
-    assert_unreachable(&netns, &url);
-    assert_fetched(&exec(&netns, &format!("{PREFIX}=127.0.0.1"), &url));
-    assert_eq!(server.accepted()[0].at, server.address());
-    assert_unreachable(&netns, &url);
+    check(&netns, LOOPBACK, None, |_| LOOPBACK.to_string());
 }
 
 #[test]
@@ -84,14 +92,8 @@ fn page_is_fetched_from_another_port() {
         return;
     }
     let netns = NetnsFixture::new().unwrap();
-    let server = Server::http(&netns, [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)], PAGE).unwrap();
     // A port below those that the kernel chooses, so it is not the server's.
-    let url = url(443);
-    assert_unreachable(&netns, &url);
-    let rule = format!("{PREFIX}=127.0.0.1:{}", server.address().port());
-    assert_fetched(&exec(&netns, &rule, &url));
-    assert_eq!(server.accepted()[0].at, server.address());
-    assert_unreachable(&netns, &url);
+    check(&netns, LOOPBACK, Some(443), |port| format!("{LOOPBACK}:{port}"));
 }
 
 #[test]
@@ -102,12 +104,7 @@ fn page_is_fetched_from_another_ipv6_address() {
     let netns = NetnsFixture::new().unwrap();
     let near: IpAddr = "2001:db8:f::1".parse().unwrap();
     netns.add_local([near]).unwrap();
-    let server = Server::http(&netns, [SocketAddr::new(near, 0)], PAGE).unwrap();
-    let url = url(server.address().port());
-    assert_unreachable(&netns, &url);
-    assert_fetched(&exec(&netns, &format!("{PREFIX}=[{near}]"), &url));
-    assert_eq!(server.accepted()[0].at, server.address());
-    assert_unreachable(&netns, &url);
+    check(&netns, near, None, |_| format!("[{near}]"));
 }
 
 #[test]
@@ -120,10 +117,5 @@ fn page_is_fetched_while_ipv6_is_switched_off_on_every_interface() {
     }
     let netns = NetnsFixture::new().unwrap();
     netns.set("ipv6/conf/all/disable_ipv6", "1").unwrap();
-    let server = Server::http(&netns, [SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)], PAGE).unwrap();
-    let url = url(server.address().port());
-    assert_unreachable(&netns, &url);
-    assert_fetched(&exec(&netns, &format!("{PREFIX}=127.0.0.1"), &url));
-    assert_eq!(server.accepted()[0].at, server.address());
-    assert_unreachable(&netns, &url);
+    check(&netns, LOOPBACK, None, |_| LOOPBACK.to_string());
 }

@@ -13,8 +13,8 @@ use enforcer_tests::{
     need::{Need, need},
     place::Place,
     process::Running,
+    scene::{A, IPV4, Scene},
     server::Server,
-    stage::{IPV4, IPV6, Stage},
     wait::PATIENCE,
 };
 use tempfile::TempDir;
@@ -83,14 +83,14 @@ fn a_jvm_keeps_ipv4_and_its_own_machine_when_all_of_ipv6_is_rejected() {
     ) {
         return;
     }
-    let stage = Stage::new("test-java").unwrap();
-    let own = Server::echo(&stage.netns, [SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0)]).unwrap();
+    let scene = Scene::new("java").unwrap();
+    let own = Server::echo(&scene.netns, [SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0)]).unwrap();
     let jvm = Jvm::new();
-    let place = Place::new(&stage.cgroup, &stage.netns);
-    let to = [stage.at(IPV4), own.address(), stage.at(IPV6)];
+    let place = scene.inside();
+    let to = [scene.to(IPV4), own.address(), scene.to(A)];
     assert_eq!(jvm.connect(&place, &to), ["ok", "ok", "ok"], "before");
 
-    let enforcer = stage.govern(["--reject", "::/0,errno=EHOSTDOWN"]).unwrap();
+    let enforcer = scene.govern(["--reject", "::/0,errno=EHOSTDOWN"]).unwrap();
     let said = jvm.connect(&place, &to);
     let refusal = match caller_sees("EHOSTDOWN") {
         "EPERM" => "Operation not permitted",
@@ -114,7 +114,7 @@ fn a_jvm_keeps_ipv4_and_its_own_machine_when_all_of_ipv6_is_rejected() {
             // It was an IPv6 connect, in the notation for IPv4 (RFC 4291 section 2.5.5.2).
             ("::ffff:192.0.2.1", "allow"),
             ("::1", "allow"),
-            ("2001:db8::1", "reject"),
+            ("2001:db8:a::1", "reject"),
         ]
     );
     assert!(events[0]["rule"].is_null(), "{}", events[0]);

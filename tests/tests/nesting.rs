@@ -5,6 +5,7 @@
 use std::{fs, path::PathBuf};
 
 use enforcer_tests::{
+    cgroup::CgroupFixture,
     client::Client,
     enforcer::{Enforcer, parse_events},
     kernel::expected_errno,
@@ -36,6 +37,49 @@ fn run(scene: &Scene, policy: &(TempDir, PathBuf)) -> Enforcer {
     Enforcer::run(&scene.outside(), arguments).unwrap()
 }
 
+/// A target within a target, with a client on each level that is not governed yet.
+struct Nested {
+    outside: Client,
+    inside: Client,
+    inner: CgroupFixture,
+    scene: Scene,
+}
+
+impl Nested {
+    fn new(what: &str) -> Self {
+        let scene = Scene::new(what).unwrap();
+        let inner = scene.cgroup.child("inner").unwrap();
+        let outside = scene.client().unwrap();
+        let inside = Client::start(&Place::new(&inner, &scene.netns)).unwrap();
+        let mut nested = Self {
+            outside,
+            inside,
+            inner,
+            scene,
+        };
+        nested.assert_free();
+        nested
+    }
+
+    /// Starts enforcer with these rules; the groups are `outer` and `inner`.
+    fn govern(&self, rules: &str) -> Enforcer {
+        let targets = [
+            ("outer", self.scene.path()),
+            ("inner", self.inner.relative_path()),
+        ];
+        run(&self.scene, &policy(&targets, rules))
+    }
+
+    /// Nobody governs anybody.
+    #[track_caller]
+    fn assert_free(&mut self) {
+        for client in [&mut self.outside, &mut self.inside] {
+            self.scene.connects(client, A).unwrap();
+            self.scene.connects(client, B).unwrap();
+        }
+    }
+}
+
 /// What each event says of target and verdict.
 fn told(events: &[Value]) -> Vec<(&str, &str)> {
     events
@@ -51,16 +95,8 @@ fn told(events: &[Value]) -> Vec<(&str, &str)> {
 
 #[test]
 fn an_inner_target_allows_and_redirects_what_the_outer_one_rejects() {
-    let scene = Scene::new("inner").unwrap();
-    let inner = scene.cgroup.child("inner").unwrap();
-    let mut outside = scene.client().unwrap();
-    let mut inside = Client::start(&Place::new(&inner, &scene.netns)).unwrap();
-    for client in [&mut outside, &mut inside] {
-        scene.connects(client, A).unwrap();
-        scene.connects(client, B).unwrap();
-    }
-    let policy = policy(
-        &[("outer", scene.path()), ("inner", inner.relative_path())],
+    let mut nested = Nested::new("inner");
+    let enforcer = nested.govern(
         r#"
         [[rule]]
         groups = ["outer"]
@@ -78,12 +114,17 @@ fn an_inner_target_allows_and_redirects_what_the_outer_one_rejects() {
         to = "192.0.2.1"
         "#,
     );
-    let enforcer = run(&scene, &policy);
+    let Nested {
+        outside,
+        inside,
+        inner,
+        scene,
+    } = &mut nested;
     let newest = || scene.server.accepted().last().map(|accepted| accepted.at);
     let arrives = |at| eventually("the connection to arrive", PATIENCE, || newest() == Some(at)).unwrap();
-    scene.rejects(&mut outside, A, "EHOSTDOWN").unwrap();
-    scene.rejects(&mut outside, B, "EHOSTDOWN").unwrap();
-    scene.connects(&mut inside, A).unwrap();
+    scene.rejects(outside, A, "EHOSTDOWN").unwrap();
+    scene.rejects(outside, B, "EHOSTDOWN").unwrap();
+    scene.connects(inside, A).unwrap();
     let connect = Connect {
         send: Some("there?".to_owned()),
         ..Connect::new(SocketKind::Tcp, scene.to(B))
@@ -112,19 +153,13 @@ fn an_inner_target_allows_and_redirects_what_the_outer_one_rejects() {
         "{:?}",
         finished.stderr
     );
-    for client in [&mut outside, &mut inside] {
-        scene.connects(client, A).unwrap();
-        scene.connects(client, B).unwrap();
-    }
+    nested.assert_free();
 }
 
 #[test]
 fn what_no_rule_of_the_nearest_target_matches_goes_on() {
-    let scene = Scene::new("silent").unwrap();
-    let inner = scene.cgroup.child("inner").unwrap();
-    let mut inside = Client::start(&Place::new(&inner, &scene.netns)).unwrap();
-    let policy = policy(
-        &[("outer", scene.path()), ("inner", inner.relative_path())],
+    let mut nested = Nested::new("silent");
+    let enforcer = nested.govern(
         r#"
         [[rule]]
         groups = ["outer"]
@@ -138,14 +173,13 @@ fn what_no_rule_of_the_nearest_target_matches_goes_on() {
         errno = "ENETDOWN"
         "#,
     );
-    scene.connects(&mut inside, B).unwrap();
-    let enforcer = run(&scene, &policy);
-    scene.connects(&mut inside, A).unwrap();
-    scene.rejects(&mut inside, B, "ENETDOWN").unwrap();
+    let Nested { inside, scene, .. } = &mut nested;
+    scene.connects(inside, A).unwrap();
+    scene.rejects(inside, B, "ENETDOWN").unwrap();
     let finished = enforcer.terminate().unwrap();
     let events = parse_events(&finished.stdout).unwrap();
     assert_eq!(told(&events), [("inner", "allow"), ("inner", "reject")]);
-    scene.connects(&mut inside, B).unwrap();
+    nested.assert_free();
 }
 
 #[test]
@@ -206,11 +240,8 @@ fn of_three_levels_the_nearest_decides() {
 
 #[test]
 fn a_socket_that_connects_again_and_again_is_judged_each_time_by_the_nearest() {
-    let scene = Scene::new("again").unwrap();
-    let inner = scene.cgroup.child("inner").unwrap();
-    let mut inside = Client::start(&Place::new(&inner, &scene.netns)).unwrap();
-    let policy = policy(
-        &[("outer", scene.path()), ("inner", inner.relative_path())],
+    let mut nested = Nested::new("again");
+    let enforcer = nested.govern(
         r#"
         [[rule]]
         groups = ["outer"]
@@ -224,8 +255,7 @@ fn a_socket_that_connects_again_and_again_is_judged_each_time_by_the_nearest() {
         errno = "ENETDOWN"
         "#,
     );
-    scene.connects(&mut inside, B).unwrap();
-    let enforcer = run(&scene, &policy);
+    let Nested { inside, scene, .. } = &mut nested;
     let held = Connect {
         hold: true,
         ..Connect::new(SocketKind::Udp, scene.to(A))
@@ -262,4 +292,5 @@ fn a_socket_that_connects_again_and_again_is_judged_each_time_by_the_nearest() {
             ("inner", "allow")
         ]
     );
+    nested.assert_free();
 }

@@ -5,25 +5,26 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use enforcer_tests::{
+    client::Client,
     kernel::{caller_sees, support},
     need::{Need, need_given},
     protocol::{Connect, Request, SocketKind, Way},
-    stage::{IPV4, IPV6, OTHER_IPV6, PREFIX, Stage},
+    scene::{A, B, IPV4, PREFIX, Scene},
     wait::{PATIENCE, eventually},
 };
 
-/// An errno with which no connect on the stage ends by itself.
+/// An errno with which no connect on the scene ends by itself.
 const ERRNO: &str = "EHOSTDOWN";
 
 /// A connect of that kind to the governed address, and what it says there.
-fn connect(stage: &Stage, kind: SocketKind, way: Way) -> Connect {
+fn connect(scene: &Scene, kind: SocketKind, way: Way) -> Connect {
     if kind == SocketKind::Ping {
-        return Connect::new(kind, SocketAddr::new(IPV6.into(), 0));
+        return Connect::new(kind, SocketAddr::new(A, 0));
     }
     Connect {
         way,
         send: Some("hello".to_owned()),
-        ..Connect::new(kind, stage.at(IPV6))
+        ..Connect::new(kind, scene.to(A))
     }
 }
 
@@ -31,9 +32,10 @@ fn connect(stage: &Stage, kind: SocketKind, way: Way) -> Connect {
 /// alone, and ungoverned it succeeds again.
 #[track_caller]
 fn assert_governed(test: &str, kind: SocketKind, way: Way, proto: &str) {
-    let mut stage = Stage::new("test-path").unwrap();
-    let connect = connect(&stage, kind, way);
-    let answer = stage.connect(&connect).unwrap();
+    let scene = Scene::new("path").unwrap();
+    let mut client = scene.client().unwrap();
+    let connect = connect(&scene, kind, way);
+    let answer = client.connect(connect.clone()).unwrap();
     let lacking = match (kind, answer.step.as_deref()) {
         (SocketKind::Mptcp, Some("socket")) => Some(Need::Mptcp),
         (_, Some("io_uring")) => Some(Need::IoUring),
@@ -46,20 +48,20 @@ fn assert_governed(test: &str, kind: SocketKind, way: Way, proto: &str) {
     assert_eq!(answer.outcome(), "ok", "before: {answer:?}");
     assert_eq!(answer.received, connect.send, "before");
 
-    let enforcer = stage
+    let enforcer = scene
         .govern(["--reject", &format!("{PREFIX},errno={ERRNO},name=far")])
         .unwrap();
-    let answer = stage.connect(&connect).unwrap();
+    let answer = client.connect(connect.clone()).unwrap();
     if kind == SocketKind::Ping && !need_given(test, Need::GovernedPing, !answer.ok) {
         return;
     }
     assert_eq!(answer.outcome(), caller_sees(ERRNO), "{answer:?}");
     assert_eq!(answer.step.as_deref(), Some("connect"), "{answer:?}");
     let elsewhere = Connect {
-        to: SocketAddr::new(OTHER_IPV6.into(), connect.to.port()),
+        to: SocketAddr::new(B, connect.to.port()),
         ..connect.clone()
     };
-    let answer = stage.connect(&elsewhere).unwrap();
+    let answer = client.connect(elsewhere.clone()).unwrap();
     assert_eq!(answer.outcome(), "ok", "elsewhere: {answer:?}");
     assert_eq!(answer.received, connect.send, "elsewhere");
 
@@ -68,15 +70,15 @@ fn assert_governed(test: &str, kind: SocketKind, way: Way, proto: &str) {
     assert_eq!(events[0]["errno"], ERRNO, "{}", events[0]);
     assert_eq!(events[0]["rule"], "far", "{}", events[0]);
     assert_eq!(events[0]["proto"], proto, "{}", events[0]);
-    assert_eq!(events[0]["daddr"], IPV6.to_string(), "{}", events[0]);
-    assert_eq!(events[0]["pid"], stage.client.pid(), "{}", events[0]);
+    assert_eq!(events[0]["daddr"], A.to_string(), "{}", events[0]);
+    assert_eq!(events[0]["pid"], client.pid(), "{}", events[0]);
     assert_eq!(events[1]["verdict"], "allow", "{}", events[1]);
-    assert_eq!(events[1]["daddr"], OTHER_IPV6.to_string(), "{}", events[1]);
+    assert_eq!(events[1]["daddr"], B.to_string(), "{}", events[1]);
 
     let finished = enforcer.terminate().unwrap();
     assert_eq!(finished.status.code(), Some(0), "{finished:?}");
     assert_eq!(finished.stdout.len(), 2, "{finished:?}");
-    let answer = stage.connect(&connect).unwrap();
+    let answer = client.connect(connect.clone()).unwrap();
     assert_eq!(answer.outcome(), "ok", "after: {answer:?}");
     assert_eq!(answer.received, connect.send, "after");
 }
@@ -157,23 +159,24 @@ fn many_threads_at_once_are_governed_each_connect_with_its_event() {
     const THREADS: u32 = 16;
     const TIMES: u32 = 25;
     const CONNECTS: u64 = (THREADS * TIMES) as u64;
-    let mut stage = Stage::new("test-threads").unwrap();
+    let scene = Scene::new("threads").unwrap();
+    let mut client = scene.client().unwrap();
     let request = Request::Threads {
-        connect: Connect::new(SocketKind::Tcp, stage.at(IPV6)),
+        connect: Connect::new(SocketKind::Tcp, scene.to(A)),
         threads: THREADS,
         times: TIMES,
     };
-    let outcomes = |stage: &mut Stage| {
-        let answer = stage.client.ask(&request).unwrap();
+    let outcomes = |client: &mut Client| {
+        let answer = client.ask(&request).unwrap();
         answer.outcomes.unwrap().into_iter().collect::<Vec<_>>()
     };
-    assert_eq!(outcomes(&mut stage), [("ok".to_owned(), CONNECTS)], "before");
+    assert_eq!(outcomes(&mut client), [("ok".to_owned(), CONNECTS)], "before");
 
-    let enforcer = stage
+    let enforcer = scene
         .govern(["--reject", &format!("{PREFIX},errno={ERRNO}")])
         .unwrap();
     let rejected = caller_sees(ERRNO).to_owned();
-    assert_eq!(outcomes(&mut stage), [(rejected, CONNECTS)]);
+    assert_eq!(outcomes(&mut client), [(rejected, CONNECTS)]);
     let finished = enforcer.terminate().unwrap();
     assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
     let events = enforcer_tests::enforcer::parse_events(&finished.stdout).unwrap();
@@ -184,24 +187,25 @@ fn many_threads_at_once_are_governed_each_connect_with_its_event() {
     let account = format!("{CONNECTS} connects seen: 0 allowed, {CONNECTS} rejected, 0 redirected");
     assert!(finished.stderr.contains(&account), "{finished:?}");
 
-    assert_eq!(outcomes(&mut stage), [("ok".to_owned(), CONNECTS)], "after");
+    assert_eq!(outcomes(&mut client), [("ok".to_owned(), CONNECTS)], "after");
 }
 
 /// A redirect to IPv4 moves a plain TCP socket, and rejects that one with the rule's errno, saying why.
 #[track_caller]
 fn assert_unmovable(test: &str, change: impl FnOnce(&mut Connect), unmovable: &str) {
-    let mut stage = Stage::new("test-unmovable").unwrap();
-    let movable = connect(&stage, SocketKind::Tcp, Way::Plain);
+    let scene = Scene::new("unmovable").unwrap();
+    let mut client = scene.client().unwrap();
+    let movable = connect(&scene, SocketKind::Tcp, Way::Plain);
     let mut fixed = movable.clone();
     change(&mut fixed);
-    let answer = stage.connect(&fixed).unwrap();
+    let answer = client.connect(fixed.clone()).unwrap();
     assert_eq!(answer.outcome(), "ok", "before: {answer:?}");
-    assert_arrived(&stage, 1, &fixed, IPV6.into());
+    assert_arrived(&scene, 1, &fixed, A);
 
-    let enforcer = stage
+    let enforcer = scene
         .govern(["--redirect", &format!("{PREFIX}={IPV4},errno={ERRNO}")])
         .unwrap();
-    let answer = stage.connect(&fixed).unwrap();
+    let answer = client.connect(fixed.clone()).unwrap();
     if fixed.socket == SocketKind::Ping && !need_given(test, Need::GovernedPing, !answer.ok) {
         return;
     }
@@ -213,11 +217,11 @@ fn assert_unmovable(test: &str, change: impl FnOnce(&mut Connect), unmovable: &s
         caller_sees(ERRNO)
     };
     assert_eq!(answer.outcome(), errno, "{answer:?}");
-    let answer = stage.connect(&movable).unwrap();
+    let answer = client.connect(movable.clone()).unwrap();
     assert_eq!(answer.outcome(), "ok", "movable: {answer:?}");
     assert_eq!(answer.received, movable.send, "movable");
     let earlier = usize::from(fixed.socket != SocketKind::Ping);
-    assert_arrived(&stage, earlier + 1, &movable, IPV4.into());
+    assert_arrived(&scene, earlier + 1, &movable, IPV4);
 
     let events = enforcer.wait_for_events(2).unwrap();
     if is_v6only_unseen {
@@ -232,24 +236,24 @@ fn assert_unmovable(test: &str, change: impl FnOnce(&mut Connect), unmovable: &s
     assert!(events[1]["unmovable"].is_null(), "{}", events[1]);
 
     assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
-    let answer = stage.connect(&fixed).unwrap();
+    let answer = client.connect(fixed.clone()).unwrap();
     assert_eq!(answer.outcome(), "ok", "after: {answer:?}");
-    assert_arrived(&stage, earlier + 2, &fixed, IPV6.into());
+    assert_arrived(&scene, earlier + 2, &fixed, A);
 }
 
 /// Where the newest of so many TCP connections arrived. Other sockets arrive nowhere.
 #[track_caller]
-fn assert_arrived(stage: &Stage, count: usize, connect: &Connect, at: std::net::IpAddr) {
+fn assert_arrived(scene: &Scene, count: usize, connect: &Connect, at: std::net::IpAddr) {
     if connect.socket != SocketKind::Tcp {
         return;
     }
     eventually("the connection to arrive", PATIENCE, || {
-        stage.server.accepted().len() >= count
+        scene.server.accepted().len() >= count
     })
     .unwrap();
-    let accepted = stage.server.accepted();
+    let accepted = scene.server.accepted();
     assert_eq!(accepted.len(), count, "{accepted:?}");
-    assert_eq!(accepted[count - 1].at, stage.at(at), "{accepted:?}");
+    assert_eq!(accepted[count - 1].at, scene.to(at), "{accepted:?}");
 }
 
 #[test]
@@ -265,7 +269,7 @@ fn socket_for_ipv6_only_is_not_redirected_to_ipv4() {
 fn socket_bound_to_an_ipv6_address_is_not_redirected_to_ipv4() {
     assert_unmovable(
         "socket_bound_to_an_ipv6_address_is_not_redirected_to_ipv4",
-        |connect| connect.bind = Some(SocketAddr::new(OTHER_IPV6.into(), 0)),
+        |connect| connect.bind = Some(SocketAddr::new(B, 0)),
         "bound",
     );
 }
@@ -274,7 +278,7 @@ fn socket_bound_to_an_ipv6_address_is_not_redirected_to_ipv4() {
 fn ping_socket_is_not_redirected_to_ipv4() {
     assert_unmovable(
         "ping_socket_is_not_redirected_to_ipv4",
-        |connect| *connect = Connect::new(SocketKind::Ping, SocketAddr::new(IPV6.into(), 0)),
+        |connect| *connect = Connect::new(SocketKind::Ping, SocketAddr::new(A, 0)),
         "ping",
     );
 }

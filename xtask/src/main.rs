@@ -23,6 +23,8 @@ mod test;
 
 mod demo;
 
+mod lab;
+
 mod fresh;
 
 use std::process::ExitCode;
@@ -43,6 +45,8 @@ enum Verb {
     Setup(setup::Args),
     /// Show the problem and its cure on this machine, in a namespace of its own (root)
     Demo(demo::Args),
+    /// Make a network whose IPv6 is broken, to try things in (root)
+    Lab(lab::Args),
     /// Run every check and every test
     Test(test::Args),
     /// Run the integration tests on every kernel line, under qemu
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = match Xtask::parse().verb {
         Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Lab(args) => lab::run(&args),
         Verb::Test(args) => Ok(test::run(&args)),
         Verb::Vm(args) => vm::run(&args).map(|summary| ExitCode::from(u8::from(summary.failed > 0))),
         Verb::Tidy => tidy::run(),

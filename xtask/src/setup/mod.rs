@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     Build,
     /// `cargo xtask demo`
     Demo,
+    /// `cargo xtask lab`
+    Lab,
     /// `cargo xtask test`
     Test,
 }
@@ -32,6 +34,7 @@ impl Purpose {
         match self {
             Self::Build => "build",
             Self::Demo => "demo",
+            Self::Lab => "lab",
             Self::Test => "test",
         }
     }
@@ -82,6 +85,16 @@ impl Missing {
         names.extend(self.bpf_linker.then(bpf_linker::name));
         names
     }
+}
+
+/// Whether nothing is missing. Says nothing.
+///
+/// # Errors
+///
+/// As [`make_able`], where the compiler is not the pinned one or cannot be asked.
+pub(crate) fn is_able(purpose: Purpose) -> Result<bool> {
+    check_compiler()?;
+    Ok(Missing::look(purpose)?.is_nothing())
 }
 
 /// Brings what a purpose needs.

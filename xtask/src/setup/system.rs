@@ -30,6 +30,13 @@ const NEEDS: &[Need] = &[
         needed_for: Purpose::Demo,
     },
     Need {
+        what: "nft",
+        why: "IPv6 that is slow",
+        found: || has("nft"),
+        packages: &["nftables"],
+        needed_for: Purpose::Lab,
+    },
+    Need {
         what: "python3",
         why: "a client that takes the first address it is given",
         found: || has("python3"),

@@ -25,6 +25,24 @@ const REPETITIONS: &[Repetition] = &[
         small: 256,
         full: 20_000,
     },
+    // Times that enforcer attaches and detaches while connects are made.
+    Repetition {
+        variable: "ENFORCER_ATTACHES",
+        small: 20,
+        full: 200,
+    },
+    // Cgroups governed at once.
+    Repetition {
+        variable: "ENFORCER_CGROUPS",
+        small: 64,
+        full: 4_096,
+    },
+    // Prefixes of one policy.
+    Repetition {
+        variable: "ENFORCER_ENTRIES",
+        small: 20_000,
+        full: 999_990,
+    },
 ];
 
 /// The variables that tests are given.

@@ -255,6 +255,7 @@ impl Plan<'_> {
             ("ENFORCER_KERNEL", kernel.line.name.to_owned()),
             ("ENFORCER_BIN", "/bin/enforcer".to_owned()),
             ("ENFORCER_TEST_CLIENT", "/bin/enforcer-test-client".to_owned()),
+            ("ENFORCER_LAB", "/bin/enforcer-lab".to_owned()),
             ("ENFORCER_TESTS_DIR", initramfs::TESTS_FOLDER.to_owned()),
             ("LIMIT_SECS", self.binary_limit().as_secs().to_string()),
             ("THREADS", TEST_THREADS.to_owned()),

@@ -2,9 +2,8 @@
 //! eyeballs, which hides broken IPv6 at the price of a delay, and which most programs do not have.
 
 use std::{
-    env, fmt, io,
+    env, fmt,
     net::{IpAddr, TcpStream, ToSocketAddrs as _},
-    os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,10 +11,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use enforcer_tests::{
     place::Place,
-    process::{Running, Stream},
+    process::{Running, Stream, end_with_parent},
     wait::eventually,
 };
-use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::process::Signal;
 
 use crate::interrupt::Interrupt;
 
@@ -178,23 +177,6 @@ pub(crate) fn plain(name: &str, port: &str) -> Result<()> {
         }
     }
     Err(failure)
-}
-
-/// Lets the kernel send the process a signal should the demo be killed. The demo starts processes on its main
-/// thread only, so that thread's end, which is what counts, is the demo's.
-pub(crate) fn end_with_parent(command: &mut Command, signal: Signal) {
-    let demo = Some(getpid());
-    let end_with_demo = move || {
-        set_parent_process_death_signal(Some(signal))?;
-        // Killed before that, the demo is no longer the parent, and nobody would send the signal.
-        if getppid() == demo {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::Interrupted.into())
-        }
-    };
-    // SAFETY: between fork and exec the closure makes system calls: it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(end_with_demo) };
 }
 
 fn curl(place: &Place<'_>, target: &Target) -> Result<Command> {

@@ -1,27 +1,24 @@
 //! `cargo xtask demo`: what enforcer is for, shown in half a minute on a host that is made for it.
 //!
-//! The host is two network namespaces without a name, the workload is a cgroup; nothing else of the machine is
-//! touched, and all of it is gone afterwards, also after ctrl-c. `clients` knows the clients, `interrupt` the
-//! signals, `janitor` what is left when the demo is killed, `screen` how it looks; the host is
-//! `enforcer_tests::black_hole`.
+//! The host is the client's side of a lab, network namespaces without a name; the workload is a cgroup. Nothing else
+//! of the machine is touched, and all of it is gone afterwards, also after ctrl-c. `clients` knows the clients,
+//! `interrupt` the signals, `janitor` what is left when the demo is killed, `screen` how it looks; the host is
+//! `enforcer_tests::lab`.
 
 use std::{
     env,
     io::{self, ErrorKind},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use enforcer_tests::{
-    black_hole::{BlackHole, HOST_IPV6, INTERNET_IPV4},
     cgroup::{self, CgroupFixture},
     enforcer::Enforcer,
-    names::NamesFixture,
-    place::Place,
-    process::Stream,
-    server::Server,
+    lab::{Breakage, CLIENT_IPV6, HTTP_PORT, Lab, NAME, PREFIX, SERVER_IPV4, SERVER_IPV6},
+    process::{Stream, end_with_parent},
     wait::PATIENCE,
 };
 
@@ -35,13 +32,6 @@ mod clients;
 mod interrupt;
 mod janitor;
 mod screen;
-
-/// A name that nobody has (RFC 2606).
-const NAME: &str = "shop.example";
-
-/// The AAAA of the name, and the prefix to reject: an address that nobody has (RFC 3849).
-const BROKEN: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0x80));
-const PREFIX: &str = "2001:db8:a::/48";
 
 /// How long each client is given before. Left alone, the kernel takes about two minutes to give up.
 const BEFORE: Duration = Duration::from_secs(3);
@@ -94,28 +84,24 @@ fn demo(screen: &mut Screen) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     cgroup::sweep(CGROUP_PREFIX)?;
 
-    let world = BlackHole::new()?;
-    let server = Server::http(
-        &world.internet,
-        [SocketAddr::new(INTERNET_IPV4.into(), 0)],
-        "Hello over IPv4.\n",
-    )?;
-    let port = server.address().port();
-    let names = NamesFixture::new([(NAME, BROKEN), (NAME, INTERNET_IPV4.into())])?;
+    let lab = Lab::new(Breakage::BlackHole)?;
     let cgroup = CgroupFixture::of_process(CGROUP_PREFIX)?;
     let _janitor = janitor::start(&cgroup)?;
-    let place = Place::new(&cgroup, &world.host).with_names(&names);
-    let target = Target { name: NAME, port };
+    let place = lab.inside(&cgroup);
+    let target = Target {
+        name: NAME,
+        port: HTTP_PORT,
+    };
     let clients = Client::installed();
 
     screen.heading("A host whose IPv6 is broken")?;
     screen.text(&format!("{NAME} has two addresses:"))?;
     screen.text(&format!(
-        "  AAAA  {BROKEN:<18}packets to it vanish, though the host has an"
+        "  AAAA  {SERVER_IPV6:<18}packets to it vanish, though the host has an"
     ))?;
-    screen.text(&format!("  {:24}address ({HOST_IPV6}) and a default route", ""))?;
+    screen.text(&format!("  {:24}address ({CLIENT_IPV6}) and a default route", ""))?;
     screen.text(&format!(
-        "  A     {INTERNET_IPV4:<18}a small web server, port {port}"
+        "  A     {SERVER_IPV4:<18}a small web server, port {HTTP_PORT}"
     ))?;
 
     screen.heading("Before")?;
@@ -137,8 +123,8 @@ fn demo(screen: &mut Screen) -> Result<()> {
     let arguments = ["run", "--cgroup", &governed, "--reject", PREFIX];
     screen.text(&format!("$ enforcer {}", arguments.join(" ")))?;
     // It runs on the broken host, as it would on a real one, outside the cgroup it governs.
-    let mut command = Enforcer::command(&Place::outside(&world.host), arguments)?;
-    clients::end_with_parent(&mut command, rustix::process::Signal::TERM);
+    let mut command = Enforcer::command(&lab.outside(), arguments)?;
+    end_with_parent(&mut command, rustix::process::Signal::TERM);
     let enforcer = Enforcer::start(command)?;
     enforcer
         .wait_for_line(Stream::Stderr, PATIENCE, |line| line.starts_with("enforcing "))
@@ -193,7 +179,7 @@ fn demo(screen: &mut Screen) -> Result<()> {
     cgroup.remove()?;
     for ((name, _), after) in &rows {
         ensure!(
-            matches!(after, Outcome::Connected { address, .. } if *address == IpAddr::from(INTERNET_IPV4)),
+            matches!(after, Outcome::Connected { address, .. } if *address == IpAddr::from(SERVER_IPV4)),
             "{name} did not connect over IPv4 while enforcer was running: {after}"
         );
     }

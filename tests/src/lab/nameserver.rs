@@ -1,0 +1,205 @@
+//! [`Nameserver`]: a real DNS server, authoritative for every name there is.
+
+use std::{
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, UdpSocket},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use hickory_server::{
+    Server,
+    net::runtime::TokioRuntimeProvider,
+    proto::rr::{Name, RData, Record, rdata::SOA},
+    store::in_memory::InMemoryZoneHandler,
+    zone_handler::{AxfrPolicy, Catalog, ZoneType},
+};
+use socket2::Socket;
+use tokio::{runtime, sync::oneshot};
+
+use crate::netns::NetnsFixture;
+
+/// Where resolvers ask; `resolv.conf` cannot name another.
+const PORT: u16 = 53;
+
+/// How long what it says may be remembered, in seconds. There is nothing that could change.
+const TTL_SECS: u32 = 60;
+
+/// How long a client may leave a TCP connection idle.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Answers waiting to be written to one TCP connection.
+const QUEUE: usize = 64;
+
+/// Answers by UDP and TCP. What it does not know does not exist: NXDOMAIN for a name, NODATA for a type. Stops
+/// on drop.
+#[derive(Debug)]
+pub(super) struct Nameserver {
+    listener: Socket,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Nameserver {
+    /// Starts one at that address of the namespace, for these names.
+    pub(super) fn start<'name>(
+        netns: &NetnsFixture,
+        address: IpAddr,
+        records: impl IntoIterator<Item = (&'name str, IpAddr)>,
+    ) -> Result<Self> {
+        let mut catalog = Catalog::new();
+        let zone = zone(records)?;
+        catalog.upsert(Name::root().into(), vec![Arc::new(zone)]);
+
+        let at = SocketAddr::new(address, PORT);
+        let (udp, tcp) = netns
+            .run(|| Ok((UdpSocket::bind(at)?, TcpListener::bind(at)?)))
+            .with_context(|| format!("bind a nameserver to {at}"))?;
+        udp.set_nonblocking(true).context("set non-blocking")?;
+        tcp.set_nonblocking(true).context("set non-blocking")?;
+        let listener = tcp.try_clone().context("duplicate a listening socket")?.into();
+
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start a nameserver's runtime")?;
+        let mut server = {
+            // Registering the sockets here makes a failure the caller's, not that of a thread.
+            let _inside = runtime.enter();
+            let mut server = Server::new(catalog);
+            server.register_socket(tokio::net::UdpSocket::from_std(udp).context("watch a UDP socket")?);
+            let tcp = tokio::net::TcpListener::from_std(tcp).context("watch a listening socket")?;
+            server.register_listener(tcp, IDLE, QUEUE);
+            server
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serve = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    // It ends by itself only when its sockets fail; then clients see that nobody answers.
+                    _ = server.block_until_done() => {}
+                    _ = stopped => {}
+                }
+            });
+        };
+        let thread = thread::Builder::new()
+            .name("nameserver".to_owned())
+            .spawn(serve)
+            .context("start a nameserver's thread")?;
+        Ok(Self {
+            listener,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Nameserver {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed there; nothing can be added.
+            let _ = thread.join();
+        }
+        // A process that another test is starting right now has our descriptors until it runs its program.
+        let _ = self.listener.shutdown(Shutdown::Both);
+    }
+}
+
+/// The zone of the root, with these names in it and no others.
+fn zone<'name>(
+    records: impl IntoIterator<Item = (&'name str, IpAddr)>,
+) -> Result<InMemoryZoneHandler<TokioRuntimeProvider>> {
+    let mut zone = InMemoryZoneHandler::empty(Name::root(), ZoneType::Primary, AxfrPolicy::Deny);
+    // Refresh, retry and expiry are for secondaries, of which there are none.
+    let authority = SOA::new(Name::root(), Name::root(), 1, 0, 0, 0, TTL_SECS);
+    let authority = Record::from_rdata(Name::root(), TTL_SECS, RData::SOA(authority));
+    ensure!(
+        zone.upsert_mut(authority, 1),
+        "make a DNS zone: it refuses its SOA"
+    );
+    for (name, address) in records {
+        let absolute =
+            Name::from_ascii(format!("{name}.")).with_context(|| format!("understand name {name}"))?;
+        let data = match address {
+            IpAddr::V4(address) => RData::A(address.into()),
+            IpAddr::V6(address) => RData::AAAA(address.into()),
+        };
+        let record = Record::from_rdata(absolute, TTL_SECS, data);
+        ensure!(
+            zone.upsert_mut(record, 1),
+            "add {address} for {name} to a DNS zone: it refuses it"
+        );
+    }
+    Ok(zone)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{Ipv4Addr, TcpStream},
+    };
+
+    use hickory_server::proto::{
+        op::{Message, MessageType, OpCode, Query, ResponseCode},
+        rr::RecordType,
+    };
+
+    use super::*;
+    use crate::wait::PATIENCE;
+
+    const AT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 80));
+
+    fn question(name: &str, kind: RecordType) -> Vec<u8> {
+        let mut message = Message::new(4242, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        message.to_vec().unwrap()
+    }
+
+    fn by_udp(question: &[u8]) -> Result<Message> {
+        let socket = UdpSocket::bind((AT, 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send_to(question, (AT, PORT))?;
+        let mut answer = [0; 4096];
+        let length = socket.recv(&mut answer)?;
+        Ok(Message::from_vec(&answer[..length])?)
+    }
+
+    fn by_tcp(question: &[u8]) -> Result<Message> {
+        let mut stream = TcpStream::connect((AT, PORT))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // The length goes before (RFC 1035, 4.2.2).
+        stream.write_all(&u16::try_from(question.len())?.to_be_bytes())?;
+        stream.write_all(question)?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut answer)?;
+        Ok(Message::from_vec(&answer)?)
+    }
+
+    #[test]
+    fn what_it_knows_it_says_and_the_rest_does_not_exist() {
+        let netns = NetnsFixture::new().unwrap();
+        netns.add_local([AT]).unwrap();
+        let _nameserver = Nameserver::start(&netns, AT, [("shop.example", V4)]).unwrap();
+        for (name, kind, code, count) in [
+            ("shop.example.", RecordType::A, ResponseCode::NoError, 1),
+            // The name is there, and has no such record.
+            ("shop.example.", RecordType::AAAA, ResponseCode::NoError, 0),
+            ("nobody.example.", RecordType::A, ResponseCode::NXDomain, 0),
+            ("example.org.", RecordType::AAAA, ResponseCode::NXDomain, 0),
+        ] {
+            for ask in [by_udp, by_tcp] {
+                let answer = netns.run(|| ask(&question(name, kind))).unwrap();
+                assert_eq!(answer.metadata.response_code, code, "{name} {kind}");
+                assert_eq!(answer.answers.len(), count, "{name} {kind}: {answer:?}");
+                // Otherwise a resolver would take it for a lame delegation and ask somebody else.
+                assert!(answer.metadata.authoritative, "{name} {kind}");
+            }
+        }
+    }
+}
