@@ -59,6 +59,14 @@ impl What {
         }
     }
 
+    /// What the machine must be able to do for it.
+    fn purpose(&self) -> Purpose {
+        match self {
+            Self::List | Self::Down { .. } => Purpose::Build,
+            Self::Run { .. } | Self::Up { .. } => Purpose::Lab,
+        }
+    }
+
     fn verb(&self) -> &'static str {
         match self {
             Self::List => "list",
@@ -78,8 +86,8 @@ impl What {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let what = args.what.as_ref().unwrap_or(&What::List);
     // Standard output is that of the command in the lab, so nothing is said where nothing is missing.
-    if !setup::is_able(Purpose::Lab)? {
-        setup::make_able(Purpose::Lab, args.yes)?;
+    if !setup::is_able(what.purpose())? {
+        setup::make_able(what.purpose(), args.yes)?;
     }
     // The selection that the tests are built with, so that nothing is built twice.
     workspace::run(

@@ -27,7 +27,7 @@ pub(crate) const READY: &str = "ready";
 
 /// Makes the lab, remembers it, and keeps it until told to end.
 pub(crate) fn hold(name: &str, breakage: Breakage) -> Result<ExitCode> {
-    let registry = Registry::open()?;
+    let registry = Registry::new();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

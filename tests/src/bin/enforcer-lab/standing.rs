@@ -5,13 +5,13 @@
 
 use std::{
     env,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io::{self, BufRead as _, BufReader, ErrorKind},
     net::IpAddr,
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{DirBuilderExt as _, OpenOptionsExt as _},
+            fs::{DirBuilderExt as _, MetadataExt as _},
             process::CommandExt as _,
         },
     },
@@ -94,33 +94,50 @@ pub(crate) struct Registry {
     folder: PathBuf,
 }
 
+/// The folder, as long as it is one's own: other `up`s and `down`s wait. It is removed with the last lab.
+struct Locked {
+    registry: Registry,
+    _lock: File,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // The kernel refuses while there are labs.
+        let _ = fs::remove_dir(&self.registry.folder);
+    }
+}
+
 impl Registry {
-    /// Makes the folder where there is none.
-    pub(crate) fn open() -> Result<Self> {
-        let folder = PathBuf::from(FOLDER);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .with_context(|| format!("make {FOLDER}"))?;
-        Ok(Self { folder })
+    /// The folder. A holder needs no more: who started it keeps the others waiting.
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: PathBuf::from(FOLDER),
+        }
     }
 
-    /// Keeps other `up`s and `down`s waiting until it is dropped. The holder does not ask for it: who started that
-    /// has it.
-    fn lock(&self) -> Result<File> {
-        let path = self.folder.join(".lock");
-        let locked = || {
-            let file = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(&path)?;
-            file.lock()?;
-            Ok::<_, io::Error>(file)
+    /// Makes the folder where there is none, and waits until nobody else is changing what is in it.
+    fn lock(self) -> Result<Locked> {
+        let locked = || loop {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.folder)?;
+            let lock = match File::open(&self.folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            lock.lock()?;
+            // Whoever had it may have removed it.
+            let is_there = fs::metadata(&self.folder).map(|found| found.ino());
+            if is_there.ok() == Some(lock.metadata()?.ino()) {
+                return Ok::<_, io::Error>(lock);
+            }
         };
-        locked().with_context(|| format!("lock {}", path.display()))
+        let lock = locked().with_context(|| format!("lock {FOLDER}"))?;
+        Ok(Locked {
+            registry: self,
+            _lock: lock,
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -198,8 +215,8 @@ fn check_name(name: &str) -> Result<()> {
 /// Makes a lab that stands until `down`, and says how to enter it. One that stands already is that lab.
 pub(crate) fn up(name: &str, breakage: Breakage) -> Result<ExitCode> {
     check_name(name)?;
-    let registry = Registry::open()?;
-    let _lock = registry.lock()?;
+    let locked = Registry::new().lock()?;
+    let registry = &locked.registry;
     if let Some(standing) = registry.find(name)?
         && standing.process()?.is_some()
     {
@@ -214,7 +231,7 @@ pub(crate) fn up(name: &str, breakage: Breakage) -> Result<ExitCode> {
     }
     // What a holder left that was killed.
     registry.forget(name)?;
-    start_holder(&registry, name, breakage).with_context(|| format!("bring lab {name} up"))?;
+    start_holder(registry, name, breakage).with_context(|| format!("bring lab {name} up"))?;
     let standing = registry
         .find(name)?
         .with_context(|| format!("find lab {name}, which just came up"))?;
@@ -276,8 +293,8 @@ fn describe(standing: &Standing, breakage: Breakage, state: &str) {
 
 /// Removes those labs, or all. One that is not up is no error.
 pub(crate) fn down(wanted: &[&str]) -> Result<ExitCode> {
-    let registry = Registry::open()?;
-    let _lock = registry.lock()?;
+    let locked = Registry::new().lock()?;
+    let registry = &locked.registry;
     let all = names()?;
     let wanted = if wanted.is_empty() {
         all.iter().map(String::as_str).collect()
