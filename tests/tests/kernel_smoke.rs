@@ -66,6 +66,7 @@ fn a_guest_is_the_machine_that_init_promised() {
     assert_eq!(mounted("tracefs").unwrap(), ["/sys/kernel/tracing"]);
     for variable in [
         "ENFORCER_BIN",
+        "ENFORCER_LAB",
         "ENFORCER_TESTS_DIR",
         "ENFORCER_KERNEL",
         "ENFORCER_OUTCOMES",

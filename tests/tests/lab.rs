@@ -25,7 +25,7 @@ const REJECTED: &str = "rejected";
 /// How a connect ends that the client gives up.
 const TIMEOUT: &str = "timeout";
 
-/// How long a connect is watched that is to hang: the SYN has been sent three times by then, unanswered.
+/// How long a connect is watched that is to hang: the SYN has been sent at least three times by then, unanswered.
 const HANGING_MS: u64 = 3_500;
 /// How long one may take that is to end by itself.
 const ENDING_MS: u64 = 60_000;

@@ -34,9 +34,20 @@ fn said(arguments: &[&str]) -> String {
     finished.stdout.join("\n")
 }
 
-/// A name for a lab that nobody else has.
-fn name(what: &str) -> String {
-    format!("test-{what}-{}", std::process::id())
+/// A name for a lab that nobody else has. A lab of that name that is still up when it is dropped is taken down.
+struct Name(String);
+
+impl Name {
+    fn new(what: &str) -> Self {
+        Self(format!("test-{what}-{}", std::process::id()))
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        // A test that gets as far as looking at this has looked at it already.
+        let _ = Running::start(command(&["down", &self.0])).and_then(|down| down.finish(PATIENCE));
+    }
 }
 
 /// The process on the client's side that `up` names for nsenter.
@@ -45,20 +56,23 @@ fn anchor(said: &str) -> i32 {
     after.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// What identifies a process's network namespace.
-fn network_of(process: &str) -> Option<u64> {
-    fs::metadata(format!("/proc/{process}/ns/net"))
-        .ok()
-        .map(|file| file.ino())
+/// What identifies a process's network namespace, as long as it runs. Numbers are given again.
+fn network_of(pid: i32) -> Option<u64> {
+    let file = fs::metadata(format!("/proc/{pid}/ns/net"));
+    file.ok().map(|file| file.ino())
 }
 
-/// Waits until no process is in that network namespace: it has no name, so then it is gone.
-fn wait_until_gone(network: u64) {
-    eventually("the network namespace to be gone", PATIENCE, || {
-        !fs::read_dir("/proc")
-            .unwrap()
-            .flatten()
-            .any(|entry| network_of(&entry.file_name().to_string_lossy()) == Some(network))
+/// The process that started that one.
+fn parent_of(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    parent.unwrap().trim().parse().unwrap()
+}
+
+/// Waits until those processes have ended. Nothing else holds a lab's network namespaces, which have no names.
+fn wait_until_gone(processes: [i32; 2]) {
+    eventually("the lab's processes to be gone", PATIENCE, || {
+        processes.iter().all(|pid| network_of(*pid).is_none())
     })
     .unwrap();
 }
@@ -78,10 +92,11 @@ fn a_command_runs_on_the_clients_side_with_its_resolver() {
     let answer = running.line(Stream::Stdout, 0, PATIENCE).unwrap();
     let answer: Answer = serde_json::from_str(&answer).unwrap();
     assert_eq!(answer.addresses.unwrap(), ["[2001:db8:a::80]:7".parse().unwrap()]);
-    let network = network_of(&answer.pid.to_string()).unwrap();
-    assert_ne!(Some(network), network_of("self"));
+    let [client, own] = [answer.pid, std::process::id()].map(|pid| i32::try_from(pid).unwrap());
+    assert_ne!(network_of(client).unwrap(), network_of(own).unwrap());
+    let processes = [client, parent_of(client)];
     assert_eq!(running.finish(PATIENCE).unwrap().status.code(), Some(0));
-    wait_until_gone(network);
+    wait_until_gone(processes);
 }
 
 #[test]
@@ -102,64 +117,56 @@ fn a_signal_reaches_the_command_and_everything_is_removed() {
     let script = "echo $$; exec sleep 600";
     for (signal, number) in [(Signal::TERM, 15), (Signal::INT, 2), (Signal::HUP, 1)] {
         let mut running = Running::start(command(&["run", "no-route", "sh", "-c", script])).unwrap();
-        let pid = running.line(Stream::Stdout, 0, PATIENCE).unwrap();
-        let network = network_of(&pid).unwrap();
+        let line = running.line(Stream::Stdout, 0, PATIENCE).unwrap();
+        let pid = line.parse().unwrap();
+        let processes = [pid, parent_of(pid)];
         running.signal(signal).unwrap();
         let finished = running.finish(PATIENCE).unwrap();
         assert_eq!(finished.status.code(), Some(128 + number), "{finished:?}");
-        wait_until_gone(network);
+        wait_until_gone(processes);
     }
 }
 
 #[test]
 fn a_lab_stands_until_it_is_taken_down() {
-    let name = name("stands");
-    let first = said(&["up", "black-hole", &name]);
-    assert!(
-        first.starts_with(&format!("lab {name} is up: packets vanish")),
-        "{first}"
-    );
-    let network = network_of(&anchor(&first).to_string()).unwrap();
+    let lab = Name::new("stands");
+    let name = &lab.0[..];
+    let first = said(&["up", "black-hole", name]);
+    let is_new = first.starts_with(&format!("lab {name} is up: packets vanish"));
+    assert!(is_new, "{first}");
+    let processes = [anchor(&first), parent_of(anchor(&first))];
+    assert!(network_of(processes[0]).is_some());
     // Once more is the same lab; with another breakage it is a mistake.
-    let again = said(&["up", "black-hole", &name]);
+    let again = said(&["up", "black-hole", name]);
     assert!(again.starts_with(&format!("lab {name} is up already")), "{again}");
     assert_eq!(anchor(&again), anchor(&first));
-    let other = output(&["up", "slow", &name]);
+    let other = output(&["up", "slow", name]);
     assert_eq!(other.status.code(), Some(1), "{other:?}");
-    assert!(
-        other.stderr[0].contains("another breakage, black-hole"),
-        "{other:?}"
-    );
-    assert!(said(&[]).contains(&name));
+    let cause = "another breakage, black-hole";
+    assert!(other.stderr[0].contains(cause), "{other:?}");
+    assert!(said(&[]).contains(name));
 
-    assert_eq!(said(&["down", &name]), format!("lab {name} is down"));
-    wait_until_gone(network);
-    assert_eq!(said(&["down", &name]), format!("lab {name} is not up"));
-    assert!(!said(&[]).contains(&name));
+    assert_eq!(said(&["down", name]), format!("lab {name} is down"));
+    wait_until_gone(processes);
+    assert_eq!(said(&["down", name]), format!("lab {name} is not up"));
+    assert!(!said(&[]).contains(name));
 }
 
 #[test]
 fn a_lab_whose_process_was_killed_leaves_nothing_that_is_in_the_way() {
-    let name = name("killed");
-    let first = anchor(&said(&["up", "literal", &name]));
-    let network = network_of(&first.to_string()).unwrap();
-    let status = fs::read_to_string(format!("/proc/{first}/status")).unwrap();
-    let holder = status
-        .lines()
-        .find_map(|line| line.strip_prefix("PPid:"))
-        .unwrap();
-    let holder = Pid::from_raw(holder.trim().parse().unwrap()).unwrap();
-    kill_process(holder, Signal::KILL).unwrap();
-    wait_until_gone(network);
-
-    let second = anchor(&said(&["up", "literal", &name]));
-    assert_ne!(network_of(&second.to_string()), Some(network));
-    assert_eq!(said(&["down", &name]), format!("lab {name} is down"));
-    assert!(
-        !Path::new("/run/enforcer-lab")
-            .join(format!("{name}.json"))
-            .exists()
-    );
+    let lab = Name::new("killed");
+    let name = &lab.0[..];
+    for _ in 0..2 {
+        let said = said(&["up", "literal", name]);
+        assert!(said.starts_with(&format!("lab {name} is up: ")), "{said}");
+        let processes = [anchor(&said), parent_of(anchor(&said))];
+        assert!(network_of(processes[0]).is_some());
+        kill_process(Pid::from_raw(processes[1]).unwrap(), Signal::KILL).unwrap();
+        wait_until_gone(processes);
+    }
+    assert_eq!(said(&["down", name]), format!("lab {name} had ended by itself"));
+    let file = Path::new("/run/enforcer-lab").join(name).with_extension("json");
+    assert!(!file.exists());
 }
 
 #[test]

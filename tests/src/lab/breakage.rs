@@ -26,7 +26,8 @@ pub enum Breakage {
     Prohibited,
     /// IPv6 works, and nothing listens there: the server answers with a reset.
     Refused,
-    /// The router drops the first two SYNs of each TCP connection over IPv6, so that it takes three seconds.
+    /// The router drops the first two SYNs of each TCP connection over IPv6. The third is sent after three seconds,
+    /// or after two where the kernel first waits as long each time (`net.ipv4.tcp_syn_linear_timeouts`, from 6.5).
     Slow,
     /// A black hole, and the name has no other address.
     AaaaOnly,
@@ -77,7 +78,9 @@ impl Breakage {
             Self::IcmpNoRoute => "the router answers \"no route\": connect ends in ENETUNREACH",
             Self::Prohibited => "the router answers \"administratively prohibited\": connect ends in EACCES",
             Self::Refused => "nothing listens by IPv6: connect ends in ECONNREFUSED",
-            Self::Slow => "the first two SYNs of each connection are lost: connect takes three seconds",
+            Self::Slow => {
+                "the first two SYNs of each connection are lost: connect takes two or three seconds"
+            }
             Self::AaaaOnly => "packets vanish, and the name has no A record",
             Self::Literal => "packets vanish, and there is only an address, no name",
         }

@@ -17,6 +17,7 @@ use std::{
     },
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -79,7 +80,9 @@ impl Standing {
         };
         let started = Process::new(self.pid).and_then(|process| process.stat());
         let is_it = started.is_ok_and(|stat| stat.starttime == self.start_ticks) && boot()? == self.boot;
-        Ok(is_it.then_some(process))
+        // One that has ended and that nobody has waited for still has its number and its start.
+        let is_running = !has_ended(&process, Duration::ZERO)?;
+        Ok((is_it && is_running).then_some(process))
     }
 }
 
@@ -328,13 +331,21 @@ fn end(process: &OwnedFd) -> Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => return Err(error).context("send it SIGTERM"),
     }
-    let limit = Timespec::try_from(PATIENCE).context("understand the time limit")?;
+    ensure!(
+        has_ended(process, PATIENCE)?,
+        "it has not ended within {PATIENCE:?}"
+    );
+    Ok(())
+}
+
+/// Whether a process has ended, or does within that time.
+fn has_ended(process: &OwnedFd, within: Duration) -> Result<bool> {
+    let limit = Timespec::try_from(within).context("understand the time limit")?;
     loop {
         match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit)) {
-            Ok(0) => bail!("it has not ended within {PATIENCE:?}"),
-            Ok(_) => return Ok(()),
+            Ok(count) => return Ok(count > 0),
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error).context("wait for it"),
+            Err(error) => return Err(error).context("ask whether a process has ended"),
         }
     }
 }
