@@ -24,6 +24,8 @@ pub enum Deprivation {
 
 /// `CAP_DAC_OVERRIDE`.
 pub const CAP_DAC_OVERRIDE: u32 = 1;
+/// `CAP_DAC_READ_SEARCH`.
+pub const CAP_DAC_READ_SEARCH: u32 = 2;
 /// `CAP_SETGID`.
 pub const CAP_SETGID: u32 = 6;
 

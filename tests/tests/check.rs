@@ -2,7 +2,7 @@
 //! What it says of each mistake is in `enforcer/src/policy/tests`; bad files are in `bad_input`.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use enforcer_tests::{
     deprive::{Deprivation, deprive},
@@ -171,35 +171,45 @@ fn each_oddity_is_a_warning_and_with_strict_a_failure() {
     }
 }
 
+/// Each example with what strict finds in it, because that is what the example is about.
+const EXAMPLES: [(&str, &str, &[&str]); 3] = [
+    (
+        "broken-ipv6.toml",
+        include_str!("../../examples/broken-ipv6.toml"),
+        &["2001:4860:4860::8888"],
+    ),
+    (
+        "groups-and-exceptions.toml",
+        include_str!("../../examples/groups-and-exceptions.toml"),
+        &["`office-mail-does-not` is limited to TCP", "2001:4860:4860::8888"],
+    ),
+    (
+        "redirect-to-pooler.toml",
+        include_str!("../../examples/redirect-to-pooler.toml"),
+        &["`database-by-pooler` moves PostgreSQL"],
+    ),
+];
+
 #[test]
 fn each_example_is_good_and_strict_finds_only_what_it_must() {
     let host = Host::new();
-    let examples: PathBuf = tests_directory().join("../examples");
-    if !examples.is_dir() {
-        // Guests have the tests' own files only; the policy room compiles each example wherever it is built.
-        return;
-    }
-    for (name, warnings) in [
-        // Chromium would take IPv6 for absent, which is what the example is for.
-        ("broken-ipv6.toml", &["2001:4860:4860::8888"][..]),
-        (
-            "groups-and-exceptions.toml",
-            &["`office-mail-does-not` is limited to TCP", "2001:4860:4860::8888"],
-        ),
-        (
-            "redirect-to-pooler.toml",
-            &["`database-by-pooler` moves PostgreSQL"],
-        ),
-    ] {
-        let file = examples.join(name);
-        let finished = host.check(&[file.to_str().unwrap(), "--compiled"]);
-        assert_eq!(finished.status.code(), Some(0), "{finished:?}");
-        assert!(finished.stdout.len() > 4, "{finished:?}");
+    let list = host.directory.path().join("unreachable-networks.txt");
+    fs::write(list, include_str!("../../examples/unreachable-networks.txt")).unwrap();
+    for (name, text, warnings) in EXAMPLES {
+        let file = host.file(text);
+        let finished = host.check(&[&file, "--compiled"]);
+        assert_eq!(finished.status.code(), Some(0), "{name}: {finished:?}");
+        assert!(finished.stdout.len() > 4, "{name}: {finished:?}");
         let said = finished.stderr.join("\n");
-        assert_eq!(said.matches("warning: ").count(), warnings.len(), "{said}");
+        assert_eq!(
+            said.matches("warning: ").count(),
+            warnings.len(),
+            "{name}: {said}"
+        );
         for expected in warnings {
-            assert!(said.contains(expected), "{expected}: {said}");
+            assert!(said.contains(expected), "{name}: {expected}: {said}");
         }
+        assert_eq!(host.check(&[&file, "--strict"]).status.code(), Some(3), "{name}");
     }
 }
 
