@@ -1,4 +1,5 @@
 //! `enforcer run`: whatever ends it and whenever, connects are as before and nothing is left behind.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{fs, fs::OpenOptions, thread, time::Duration};
 

@@ -76,8 +76,11 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// Where the connect goes: an address, with a port as [ADDR]:PORT.
-    #[arg(value_name = "DESTINATION", value_parser = Destination::parse)]
+    #[arg(
+        value_name = "DESTINATION",
+        value_parser = Destination::parse,
+        help = "Where the connect goes: an address, with a port as [ADDR]:PORT"
+    )]
     pub(crate) destination: Destination,
     /// The port, where DESTINATION has none.
     #[arg(long, value_name = "PORT", value_parser = port)]

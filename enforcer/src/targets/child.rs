@@ -1,7 +1,7 @@
 //! A cgroup for one command: made below the caller's own, left behind empty-handed.
 //!
 //! The cgroup is locked (flock(2)) as long as its owner lives, so that another enforcer can tell one that was left
-//! behind by an enforcer that was killed; [`stale`] sweeps those.
+//! behind by an enforcer that was killed; `stale` sweeps those.
 //!
 //! Whatever the command leaves running is moved to the caller's cgroup, never ended: that is not this tool's
 //! to decide. Running the command is the caller's business; this file only gets it into the cgroup.

@@ -64,7 +64,7 @@ const FILES: [(&str, &str, &str); 15] = [
 fn make(directory: &Path) {
     let place = |name: &str| -> PathBuf { directory.join(name) };
     fs::write(place("unreadable"), "version = 1\n").unwrap();
-    fs::set_permissions(place("unreadable"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(place("unreadable"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::create_dir(place("directory")).unwrap();
     fs::write(place("empty"), "").unwrap();
     // The same noise each time.

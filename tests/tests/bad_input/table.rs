@@ -89,6 +89,10 @@ impl<'scene> Table<'scene> {
     /// # Panics
     ///
     /// With every row that was not refused as it must be.
+    #[expect(
+        clippy::print_stdout,
+        reason = "the test harness shows it where that was asked for"
+    )]
     pub(crate) fn finish(self) {
         // In one piece: other tables are being filled at the same time.
         println!("{}", self.shown);

@@ -94,7 +94,7 @@ fn write_case(answer: &Answer<'_>, case: &Case, out: &mut String) {
         );
     }
     for loser in &case.losers {
-        let _ = writeln!(out, "    not {}", Shown(&lost(answer, case, loser)));
+        let _ = writeln!(out, "    not by {}", Shown(&lost(answer, case, loser)));
     }
 }
 
@@ -264,7 +264,7 @@ fn lost(answer: &Answer<'_>, case: &Case, loser: &Loser) -> String {
             }
         }
     };
-    format!("{}, {}: {why}", action(rule), named(answer, rule))
+    format!("{}, which would {}: {why}", named(answer, rule), action(rule))
 }
 
 /// The action as a policy file has it.
