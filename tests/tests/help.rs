@@ -1,5 +1,4 @@
 //! What is asked for goes to stdout: help and version.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use enforcer_tests::{enforcer::Enforcer, place::Place, wait::PATIENCE};
 
