@@ -8,8 +8,8 @@
 //! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
 //! told to, [`server`] what it connects to, [`enforcer`] the real binary. [`scene`] is a workload with something to
 //! connect to, where most verdicts are tested; [`lab`] is a network whose IPv6 is broken. [`verdicts`] is the verdict
-//! table, [`kernel`] what to expect of the running kernel, [`need`] the only way to skip a test, [`wait`] the only
-//! way to wait.
+//! table, [`kernel`] what to expect of the running kernel, [`deprive`] takes from a program what it needs, [`need`] the
+//! only way to skip a test, [`wait`] the only way to wait.
 //!
 //! This library does not know aya, and loads nothing but enforcer's own probes.
 
@@ -24,6 +24,7 @@ pub mod process;
 pub mod client;
 pub mod protocol;
 
+pub mod deprive;
 pub mod enforcer;
 pub mod server;
 

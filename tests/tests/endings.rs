@@ -1,4 +1,5 @@
 //! `enforcer run`: whatever ends it and whenever, connects are as before and nothing is left behind.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{fs, fs::OpenOptions, thread, time::Duration};
 
@@ -26,22 +27,37 @@ fn a_killed_run_leaves_nothing() {
     scene.connects(&mut client, A).unwrap();
 }
 
+/// Sends the signal twice, as somebody impatient does.
+fn send_twice(enforcer: &mut Enforcer, signal: Signal, pause: Duration) {
+    enforcer.process().signal(signal).unwrap();
+    thread::sleep(pause);
+    // It may have ended by now.
+    let _ = enforcer.process().signal(signal);
+}
+
 #[test]
-fn signals_in_quick_succession_end_it_once() {
+fn each_signal_twice_at_any_moment_of_the_end_ends_it_once() {
     let scene = Scene::new("impatient").unwrap();
     let mut client = scene.client().unwrap();
     let path = scene.path();
-    let mut enforcer = Enforcer::run(&scene.outside(), ["--cgroup", &path, "--reject", REJECT_A]).unwrap();
-    scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
-    enforcer.process().signal(Signal::TERM).unwrap();
-    for signal in [Signal::TERM, Signal::INT, Signal::TERM] {
-        // It may have ended by now.
-        let _ = enforcer.process().signal(signal);
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        // The pauses are no waits for anything: they are the moments.
+        for pause_ms in [0, 1, 5, 20, 60] {
+            let arguments = ["--cgroup", &path, "--reject", REJECT_A];
+            let mut enforcer = Enforcer::run(&scene.outside(), arguments).unwrap();
+            scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
+            send_twice(&mut enforcer, signal, Duration::from_millis(pause_ms));
+            let finished = enforcer.finish(PATIENCE).unwrap();
+            let context = format!("{signal:?} again after {pause_ms} ms: {:?}", finished.stderr);
+            assert_eq!(finished.status.code(), Some(0), "{context}");
+            assert_eq!(
+                finished.stderr.last().unwrap(),
+                "events: 1 delivered, 0 lost",
+                "{context}"
+            );
+            scene.connects(&mut client, A).unwrap();
+        }
     }
-    let finished = enforcer.finish(PATIENCE).unwrap();
-    assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
-    assert_eq!(finished.stderr.last().unwrap(), "events: 1 delivered, 0 lost");
-    scene.connects(&mut client, A).unwrap();
 }
 
 #[test]
@@ -75,20 +91,22 @@ fn a_signal_at_any_moment_of_the_start_leaves_nothing() {
     let scene = Scene::new("early").unwrap();
     let mut client = scene.client().unwrap();
     let path = scene.path();
-    // The delays are no waits for anything: they are the moments.
-    for delay_ms in [0, 3, 10, 30, 60, 100, 200, 400, 800] {
+    let signals = [Signal::INT, Signal::TERM, Signal::HUP].into_iter().cycle();
+    // The delays are no waits for anything: they are the moments. Three of each, one a signal.
+    let delays = [0, 3, 10, 30, 60, 100, 200, 400, 800].into_iter();
+    for (delay_ms, signal) in delays.flat_map(|delay| [delay; 3]).zip(signals) {
         let mut command = Enforcer::command(&scene.outside(), ["run"]).unwrap();
         command.args(["--cgroup", &path, "--reject", REJECT_A]);
         let mut enforcer = Enforcer::start(command).unwrap();
         thread::sleep(Duration::from_millis(delay_ms));
-        enforcer.process().signal(Signal::TERM).unwrap();
+        send_twice(&mut enforcer, signal, Duration::ZERO);
         let finished = enforcer.finish(PATIENCE).unwrap();
         // Before it catches the signal it has nothing to undo, and dies of it.
         let said = finished.stderr.join("\n");
         let orderly = finished.status.code() == Some(0);
         assert!(
             orderly || said.is_empty(),
-            "after {delay_ms} ms: {}: {said}",
+            "{signal:?} twice after {delay_ms} ms: {}: {said}",
             finished.status
         );
         scene.connects(&mut client, A).unwrap();

@@ -20,6 +20,7 @@ use std::{
 };
 
 use enforcer_tests::{
+    deprive::{CAP_SETGID, Deprivation, deprive},
     enforcer::Enforcer,
     place::ignoring,
     process::{Finished, Running, Stream},
@@ -272,6 +273,55 @@ fn a_killed_exec_leaves_the_command_ungoverned() {
     scene.connects(&mut client, A).unwrap();
     let there = fs::read_to_string(&procs).unwrap();
     assert!(there.lines().any(|line| line == pid.to_string()), "{there}");
+}
+
+#[test]
+fn what_a_killed_exec_left_is_removed_by_the_next_when_nobody_is_in_it() {
+    let scene = Scene::new("exec-swept").unwrap();
+    let mut killed = Running::start(exec(&scene, &["sh", "-c", "echo $$; exec sleep 600"])).unwrap();
+    let pid: i32 = killed.line(Stream::Stdout, 0, PATIENCE).unwrap().parse().unwrap();
+    let left = scene.cgroups_below().unwrap();
+    killed.signal(Signal::KILL).unwrap();
+    eventually("it to be gone", PATIENCE, || killed.exited().unwrap()).unwrap();
+    // Its command is still in there.
+    let finished = finish(exec(&scene, &["true"]));
+    assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
+    assert_eq!(scene.cgroups_below().unwrap(), left);
+    // It is a child of nobody of ours, in a cgroup that nobody else knows: the number is its own.
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    let events = scene.cgroup.path().join(&left[0]).join("cgroup.events");
+    eventually("the command to be gone", PATIENCE, || {
+        fs::read_to_string(&events).is_ok_and(|events| events.contains("populated 0"))
+    })
+    .unwrap();
+    let finished = finish(exec(&scene, &["true"]));
+    assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
+    assert_nothing_left(&scene);
+}
+
+#[test]
+fn what_fails_before_the_command_is_not_taken_for_the_command() {
+    let scene = Scene::new("exec-steps").unwrap();
+    let mut command = scene.inside().command(Enforcer::program().unwrap()).unwrap();
+    command.args([
+        "exec", "--reject", REJECT_A, "--user", "nobody", "--", "echo", "ran",
+    ]);
+    deprive(&mut command, Deprivation::Capability(CAP_SETGID));
+    let finished = finish(command);
+    assert_eq!(finished.status.code(), Some(4), "{finished:?}");
+    assert_eq!(finished.stdout, [""; 0]);
+    let said = finished.stderr.join("\n");
+    assert!(
+        said.contains(
+            "enforcer: error: cannot run the command as user nobody: Operation not permitted (os error 1)"
+        ),
+        "{said}"
+    );
+    assert!(
+        said.contains("hint: that needs root, or CAP_SETUID and CAP_SETGID"),
+        "{said}"
+    );
+    assert_nothing_left(&scene);
 }
 
 #[test]

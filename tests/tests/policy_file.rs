@@ -1,25 +1,17 @@
-//! Policy files: those that cannot be used are refused with exit code 3, soon, and with nothing attached; one that can
-//! is carried out.
+//! Policy files: all mistakes of one are told at once, and one without is carried out. Files that cannot be policies at
+//! all are in `bad_input`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path};
 
 use enforcer_tests::{
-    enforcer::{Enforcer, is_ready},
+    enforcer::Enforcer,
     need::tests_directory,
     process::Finished,
     scene::{A, B, Scene},
     wait::PATIENCE,
 };
-
-/// Far longer than refusing takes, far shorter than waiting for a writer to come.
-const SOON: Duration = Duration::from_secs(30);
 
 /// Runs with that file, for a target that exists: only the file can be at fault.
 fn run(scene: &Scene, file: &Path) -> Finished {
@@ -31,65 +23,6 @@ fn run(scene: &Scene, file: &Path) -> Finished {
         PATIENCE,
     )
     .unwrap()
-}
-
-#[test]
-fn files_that_cannot_be_policies_are_refused_soon_and_nothing_is_attached() {
-    let scene = Scene::new("files").unwrap();
-    let mut client = scene.client().unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let place = |name: &str| directory.path().join(name);
-    fs::write(place("empty"), "").unwrap();
-    // The same noise each time.
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let noise: Vec<u8> = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    })
-    .take(4096)
-    .collect();
-    fs::write(place("random"), noise).unwrap();
-    fs::write(place("latin1"), b"version = 1\n# caf\xe9\n").unwrap();
-    fs::create_dir(place("directory")).unwrap();
-    symlink(place("nowhere"), place("dangling")).unwrap();
-    symlink(place("circle"), place("circle")).unwrap();
-    let made = rustix::fs::mknodat(
-        rustix::fs::CWD,
-        place("fifo"),
-        rustix::fs::FileType::Fifo,
-        0o600.into(),
-        0,
-    );
-    made.unwrap();
-    for (name, cause) in [
-        ("missing", "No such file or directory"),
-        ("directory", "directory"),
-        ("empty", "version"),
-        ("random", "UTF-8"),
-        ("latin1", "UTF-8"),
-        ("fifo", "pipe"),
-        ("dangling", "No such file or directory"),
-        ("circle", "symbolic link"),
-    ] {
-        let start = Instant::now();
-        let finished = run(&scene, &place(name));
-        let took = start.elapsed();
-        let said = finished.stderr.join("\n");
-        assert_eq!(finished.status.code(), Some(3), "{name}: {said}");
-        assert!(took < SOON, "{name} took {took:?}");
-        assert!(
-            said.contains(&place(name).display().to_string()),
-            "{name}: {said}"
-        );
-        assert!(said.contains(cause), "{name}: {said}");
-        assert!(
-            !said.contains("panicked") && !finished.stderr.iter().any(|line| is_ready(line)),
-            "{said}"
-        );
-        scene.connects(&mut client, A).unwrap();
-    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use enforcer_tests::{
     place::Place,
     process::Stream,
     scene::{A, Scene},
-    wait::PATIENCE,
+    wait::{PATIENCE, eventually},
 };
 use rustix::process::Signal;
 
@@ -81,4 +81,59 @@ fn a_target_that_goes_is_told_and_the_last_one_ends_the_run() {
         said.ends_with("enforcer: error: the last target is gone"),
         "{said}"
     );
+}
+
+#[test]
+fn the_last_target_that_goes_is_waited_for_where_waiting_was_asked_for() {
+    let scene = Scene::new("returns").unwrap();
+    let path = {
+        let target = scene.cgroup.child("target").unwrap();
+        let path = target.relative_path();
+        let arguments = ["--wait", "--cgroup", &path, "--reject", REJECT_A];
+        let enforcer = Enforcer::run(&scene.outside(), arguments).unwrap();
+        let mut client = Client::start(&Place::new(&target, &scene.netns)).unwrap();
+        scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
+        drop(client);
+        target.remove().unwrap();
+        enforcer
+            .wait_for_line(Stream::Stderr, PATIENCE, |line| {
+                line == "enforcer: note: the last target is gone; waiting for the targets to come back"
+            })
+            .unwrap();
+        let again = scene.cgroup.child("target").unwrap();
+        // Not waited for by a line: the one that says so is there twice.
+        eventually("the target to be governed again", PATIENCE, || {
+            let ready = enforcer.lines(Stream::Stderr);
+            ready.iter().filter(|line| is_ready(line)).count() == 2
+        })
+        .unwrap();
+        let mut client = Client::start(&Place::new(&again, &scene.netns)).unwrap();
+        scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
+        let finished = enforcer.terminate().unwrap();
+        assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
+        assert_eq!(finished.stdout.len(), 2, "{:?}", finished.stdout);
+        let said = finished.stderr.join("\n");
+        assert!(
+            said.contains("2 connects seen: 0 allowed, 2 rejected, 0 redirected"),
+            "{said}"
+        );
+        scene.connects(&mut client, A).unwrap();
+        path
+    };
+    // Waiting for it to come back can be ended too.
+    let target = scene.cgroup.child("target-2").unwrap();
+    let path = format!("{path}-2");
+    let mut enforcer = Enforcer::run(
+        &scene.outside(),
+        ["--wait", "--cgroup", &path, "--reject", REJECT_A],
+    )
+    .unwrap();
+    target.remove().unwrap();
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| {
+            line.contains("the last target is gone")
+        })
+        .unwrap();
+    enforcer.process().signal(Signal::TERM).unwrap();
+    assert_eq!(enforcer.finish(PATIENCE).unwrap().status.code(), Some(0));
 }

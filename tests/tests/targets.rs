@@ -1,12 +1,11 @@
 //! `enforcer run`: which connects are governed. What is named on the command line or in a file, what lies beside and
-//! below it, sockets that change sides, and targets that are missing, too large or named twice.
+//! below it, sockets that change sides, and targets that are named twice. Targets that are refused are in `bad_input`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{fs, path::PathBuf};
 
 use enforcer_tests::{
-    cgroup::mount_point,
     client::Client,
     enforcer::{Enforcer, is_ready},
     kernel::expected_errno,
@@ -216,52 +215,6 @@ fn a_process_stands_for_its_cgroup_and_everyone_in_it() {
     scene.rejects(&mut company, A, "EHOSTDOWN").unwrap();
     enforcer.terminate().unwrap();
     scene.connects(&mut company, A).unwrap();
-}
-
-#[test]
-fn the_root_cgroup_is_refused_unless_asked_for_by_name() {
-    let scene = Scene::new("root").unwrap();
-    let mut in_root = scene.client().unwrap();
-    let mount_point = mount_point().unwrap();
-    fs::write(mount_point.join("cgroup.procs"), in_root.pid().to_string()).unwrap();
-    let pid = in_root.pid().to_string();
-    for target in [
-        ["--pid", &pid],
-        ["--cgroup", mount_point.to_str().unwrap()],
-        ["--cgroup", "."],
-    ] {
-        let (code, said) = refused(&scene, &[&target[..], &["--reject", REJECT_A]].concat());
-        assert_eq!(code, Some(1), "{target:?}: {said}");
-        assert!(said.contains("resolves to the root cgroup"), "{said}");
-        assert!(
-            said.contains("hint: start the program with `enforcer exec`"),
-            "{said}"
-        );
-        scene.connects(&mut in_root, A).unwrap();
-    }
-}
-
-#[test]
-fn a_target_that_is_not_there_is_a_failure_and_the_others_are_not_governed() {
-    let scene = Scene::new("absent").unwrap();
-    let mut client = scene.client().unwrap();
-    let path = scene.path();
-    let absent = format!("{path}-not");
-    let (code, said) = refused(
-        &scene,
-        &["--cgroup", &path, "--cgroup", &absent, "--reject", REJECT_A],
-    );
-    assert_eq!(code, Some(1), "{said}");
-    assert!(
-        said.contains(&format!("cgroup {absent} does not exist")),
-        "{said}"
-    );
-    assert!(said.contains(&format!("hint: did you mean {path}?")), "{said}");
-    scene.connects(&mut client, A).unwrap();
-    // No process has a number this high (`PID_MAX_LIMIT` is 2^22).
-    let (code, said) = refused(&scene, &["--pid", "4194305", "--reject", REJECT_A]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("there is no process 4194305"), "{said}");
 }
 
 #[test]

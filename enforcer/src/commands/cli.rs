@@ -1,8 +1,13 @@
 //! The command line: what can be typed, and its help. Nothing is done here.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use enforcer_common::clause::Proto;
 
 use crate::{kernel::BpfLogLevel, policy::argument::RuleArgument};
 
@@ -41,6 +46,117 @@ pub(crate) enum Verb {
     /// Run a command with its IPv6 connects governed.
     #[command(after_help = RULE_HELP)]
     Exec(ExecArgs),
+    /// Check a policy file: every problem at once, with line, column and a way out. Needs no privilege.
+    Check(CheckArgs),
+    /// Say what a connect to an address would meet, by which rule, and why not by another. Needs no privilege.
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(ExplainArgs),
+}
+
+const EXPLAIN_HELP: &str = "\
+Examples:
+  enforcer explain [2406:da1a:8e8::1]:5432 --policy web.toml
+  enforcer explain 2001:db8::1 --reject internet --allow 2001:db8::/32,port=443
+
+Without a port or a protocol, and where the verdict depends on it, each case is shown.
+Rules are written as for `run` and `exec`. docs/explain.md describes the JSON.";
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The policy file; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Take warnings for errors: exit code 3.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Show what the kernel would be given: each prefix with its clauses in the order they are tried.
+    #[arg(long)]
+    pub(crate) compiled: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    #[arg(
+        value_name = "DESTINATION",
+        value_parser = Destination::parse,
+        help = "Where the connect goes: an address, with a port as [ADDR]:PORT"
+    )]
+    pub(crate) destination: Destination,
+    /// The port, where DESTINATION has none.
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    pub(crate) port: Option<u16>,
+    /// The protocol of the socket (default: each).
+    #[arg(long, value_name = "PROTO")]
+    pub(crate) proto: Option<ProtoName>,
+    /// The target that connects, by its name in the policy file (default: each whose rules differ).
+    #[arg(long, value_name = "NAME", requires = "policy", conflicts_with = "groups")]
+    pub(crate) target: Option<String>,
+    #[command(flatten)]
+    pub(crate) rules: RuleArgs,
+    /// How the answer is written.
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) output: Output,
+}
+
+/// Where a connect goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub(crate) address: IpAddr,
+    /// Host byte order.
+    pub(crate) port: Option<u16>,
+}
+
+impl Destination {
+    fn parse(text: &str) -> Result<Self, String> {
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Some(address) =
+            bare.map_or_else(|| text.parse().ok(), |bare| bare.parse().ok().map(IpAddr::V6))
+        {
+            return Ok(Self { address, port: None });
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(SocketAddr::V6(to)) if to.scope_id() != 0 => {}
+            Ok(to) => {
+                return Ok(Self {
+                    address: to.ip(),
+                    port: Some(to.port()),
+                });
+            }
+            Err(_) => {}
+        }
+        let hint = if text.contains('%') {
+            "leave the zone (`%…`) out: the kernel's hook does not see it"
+        } else if text.contains('/') {
+            "give one address, not a prefix"
+        } else {
+            "write `2001:db8::1` or `[2001:db8::1]:443`; names are not looked up"
+        };
+        Err(format!("not an address\n  hint: {hint}"))
+    }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse()
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| "not a port\n  hint: ports are 1 to 65535".to_owned())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProtoName {
+    /// TCP, and MPTCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl From<ProtoName> for Proto {
+    fn from(name: ProtoName) -> Self {
+        match name {
+            ProtoName::Tcp => Self::Tcp,
+            ProtoName::Udp => Self::Udp,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

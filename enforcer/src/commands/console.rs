@@ -1,6 +1,10 @@
-//! What enforcer says on stderr, to people. stdout belongs to events, or to the command of `exec`.
+//! What enforcer says on stderr, to people. stdout belongs to events, to the command of `exec`, or to the answer that
+//! was asked for.
 
-use std::{fmt::Display, io::Write as _};
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+};
 
 use crate::sinks::text::Shown;
 
@@ -45,6 +49,19 @@ impl Talk {
 /// come from elsewhere.
 pub(crate) fn say(message: impl Display) {
     let _nobody_listens = anstream::stderr().write_all(format!("{message}\n").as_bytes());
+}
+
+/// Writes what was asked for to stdout, all of it. A reader that has enough is no failure.
+///
+/// # Errors
+///
+/// What the stream says, such as that the disk is full.
+pub(crate) fn answer(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// Says that a verb ended before its work was done.

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use tokio::process::Child;
 
 use super::{
@@ -28,6 +28,7 @@ use crate::{
         Governing, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
         signals::{self, ENDING, FORWARDED, Signals},
     },
+    kernel::Support,
     policy::{Policy, compiled::CompiledPolicy},
     sinks::live::Colour,
     targets::{Cgroup, ExecCgroup, Hierarchy},
@@ -63,77 +64,124 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
         let hint = error.hint();
         Failure::new(Exit::Failed, error).hint(hint)
     })?;
-    if let Some(detour) = cgroup.detour() {
-        talk.note(detour);
-    }
-    if talk != Talk::ErrorsOnly {
-        hint_user(arguments);
-        warn::surroundings(
-            policy.rules.clone().into(),
-            vec![Arc::clone(&compiled)],
-            Vec::new(),
-        )
-        .await;
-    }
+    let run = Run {
+        arguments,
+        talk,
+        policy: &policy,
+        compiled,
+        support,
+        hierarchy: &hierarchy,
+        file,
+        limits,
+        identity,
+        ignored_children,
+    };
+    let ended = run.governed(&cgroup, &mut signals).await;
+    // On every path, and here: what goes wrong is said where people look.
+    release(cgroup, talk);
+    ended
+}
 
-    let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
-    let plan = plan(&policy, &cgroup, &hierarchy, compiled).map_err(failed)?;
-    let mut governing = Governing::start(&support, plan, &options).map_err(prepare::kernel_failure)?;
-    let mut writer = match file {
-        Some((name, file)) => stream::start(
-            &governing,
-            arguments.output.output,
-            &name,
-            "",
-            Colour::Never,
-            file,
-        ),
-        None => {
-            let colour = Colour::for_stream(&io::stderr());
-            // A descriptor of its own: the standard library's handle is locked while it writes, and a pipe that
-            // nobody reads would then hold up every message of this process too.
-            let stderr = io::stderr().as_fd().try_clone_to_owned();
-            let stderr = File::from(stderr.map_err(|error| failed(error.into()))?);
-            stream::start(
+/// Everything that was prepared before there was something to undo.
+struct Run<'run> {
+    arguments: &'run ExecArgs,
+    talk: Talk,
+    policy: &'run Policy,
+    compiled: Arc<CompiledPolicy>,
+    support: Support,
+    hierarchy: &'run Hierarchy,
+    /// Where events go, if not to stderr.
+    file: Option<(String, File)>,
+    limits: Limits,
+    identity: Option<spawn::Identity>,
+    ignored_children: bool,
+}
+
+impl Run<'_> {
+    /// Runs the command in the cgroup. When this returns nothing is governed any more, and the exit code is the
+    /// command's if it ran.
+    async fn governed(self, cgroup: &ExecCgroup, signals: &mut Signals) -> Result<ExitCode, Failure> {
+        let Self {
+            arguments,
+            talk,
+            policy,
+            compiled,
+            hierarchy,
+            ..
+        } = self;
+        let failed = |error: anyhow::Error| Failure::new(Exit::Failed, error);
+        if let Some(detour) = cgroup.detour() {
+            talk.note(detour);
+        }
+        if talk != Talk::ErrorsOnly {
+            hint_user(arguments);
+            warn::surroundings(
+                policy.rules.clone().into(),
+                vec![Arc::clone(&compiled)],
+                Vec::new(),
+            )
+            .await;
+        }
+
+        let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
+        let plan = plan(policy, cgroup, hierarchy, compiled).map_err(failed)?;
+        let mut governing =
+            Governing::start(&self.support, plan, &options).map_err(prepare::kernel_failure)?;
+        let mut writer = match self.file {
+            Some((name, file)) => stream::start(
                 &governing,
                 arguments.output.output,
-                "stderr",
-                PREFIX,
-                colour,
-                stderr,
-            )
+                &name,
+                "",
+                Colour::Never,
+                file,
+            ),
+            None => {
+                let colour = Colour::for_stream(&io::stderr());
+                // A descriptor of its own: the standard library's handle is locked while it writes, and a pipe that
+                // nobody reads would then hold up every message of this process too.
+                let stderr = io::stderr().as_fd().try_clone_to_owned();
+                let stderr = File::from(stderr.map_err(|error| failed(error.into()))?);
+                stream::start(
+                    &governing,
+                    arguments.output.output,
+                    "stderr",
+                    PREFIX,
+                    colour,
+                    stderr,
+                )
+            }
         }
-    }
-    .map_err(failed)?;
+        .map_err(failed)?;
 
-    while let Some(signal) = signals.pending().await {
-        // Nobody who ends enforcer by now wants the command to begin; the other signals were for the command.
-        if ENDING.contains(&signal.number) {
-            return Ok(code(128 + signal.number));
+        while let Some(signal) = signals.pending().await {
+            // Nobody who ends enforcer by now wants the command to begin; the other signals were for the command.
+            if ENDING.contains(&signal.number) {
+                return Ok(code(128 + signal.number));
+            }
         }
-    }
-    let spawned = spawn::spawn(
-        &arguments.command,
-        &cgroup,
-        limits,
-        identity.as_ref(),
-        ignored_children,
-    );
-    let child = match spawned.map_err(failed)? {
-        Ok(child) => child,
-        Err(error) => return Err(not_started(arguments, error)),
-    };
-    let status = attend(child, &mut governing, &mut signals).await?;
+        let child = spawn::spawn(
+            &arguments.command,
+            cgroup,
+            self.limits,
+            self.identity.as_ref(),
+            self.ignored_children,
+        )
+        .map_err(|error| {
+            let hint = error.hint();
+            Failure::new(error.exit(), error).hint(hint)
+        })?;
+        let status = attend(child, &mut governing, signals).await?;
 
-    // From here on the exit code is the command's, whatever else fails.
-    if let Err(error) = governing.finish() {
-        console::error(prepare::kernel_failure(error));
+        // From here on the exit code is the command's, whatever else fails.
+        if let Err(error) = governing.finish() {
+            console::error(prepare::kernel_failure(error));
+        }
+        if let Err(error) = stream::end(&mut writer).await {
+            console::error(format_args!("error: {error:#}"));
+        }
+        Ok(exit_code(status))
     }
-    if let Err(error) = stream::end(&mut writer).await {
-        console::error(format_args!("error: {error:#}"));
-    }
-    release(cgroup, talk);
-    Ok(exit_code(status))
 }
 
 /// Runs until the command has ended.
@@ -232,19 +280,6 @@ fn hint_user(arguments: &ExecArgs) {
             "{PREFIX}hint: the command runs as root; `--user {user}` runs it as {user}"
         ));
     }
-}
-
-fn not_started(arguments: &ExecArgs, error: io::Error) -> Failure {
-    let exit = match error.kind() {
-        io::ErrorKind::NotFound => Exit::NotFound,
-        _ => Exit::NotExecutable,
-    };
-    let command = arguments
-        .command
-        .first()
-        .map(|command| command.display().to_string())
-        .unwrap_or_default();
-    Failure::new(exit, anyhow!(error).context(format!("cannot run {command}")))
 }
 
 /// Removes the cgroup. The command's result stands whatever becomes of this.

@@ -15,6 +15,10 @@ mod spawn;
 
 mod exec;
 
+mod check;
+
+mod explain;
+
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -50,6 +54,8 @@ fn run_to_end(cli: Cli) -> Result<ExitCode, Failure> {
     let result = match cli.verb {
         Verb::Run(arguments) => runtime.block_on(run::run(&arguments)),
         Verb::Exec(arguments) => runtime.block_on(exec::exec(&arguments)),
+        Verb::Check(arguments) => runtime.block_on(check::check(&arguments)),
+        Verb::Explain(arguments) => explain::explain(&arguments),
     };
     // A blocking task (a resolver that does not answer) must not hold up the end.
     runtime.shutdown_background();

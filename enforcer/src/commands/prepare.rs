@@ -17,7 +17,7 @@ use crate::{
         Policy,
         compile::compile,
         compiled::CompiledPolicy,
-        diagnostic,
+        diagnostic::{self, PolicyError},
         rule::{DEFAULT_GROUP, GroupName, Rule, RuleAction, RuleGroups},
     },
 };
@@ -29,14 +29,7 @@ const RING_BYTES: u32 = 1 << 20;
 pub(crate) fn policy(arguments: &RuleArgs, talk: Talk) -> Result<Policy, Failure> {
     let colour = colour();
     let (mut policy, warnings) =
-        Policy::load(arguments.policy.as_deref(), arguments.rules()).map_err(|error| {
-            let exit = if error.is_about_file() {
-                Exit::Policy
-            } else {
-                Exit::Argument
-            };
-            Failure::rendered(exit, error.render(colour))
-        })?;
+        Policy::load(arguments.policy.as_deref(), arguments.rules()).map_err(policy_failure)?;
     if !warnings.is_empty() {
         talk.say(diagnostic::render(&warnings, colour).trim_end());
     }
@@ -46,8 +39,18 @@ pub(crate) fn policy(arguments: &RuleArgs, talk: Talk) -> Result<Policy, Failure
     Ok(policy)
 }
 
+/// A policy that cannot be used, with everything that is known about why.
+pub(crate) fn policy_failure(error: PolicyError) -> Failure {
+    let exit = if error.is_about_file() {
+        Exit::Policy
+    } else {
+        Exit::Argument
+    };
+    Failure::rendered(exit, error.render(colour()))
+}
+
 /// Whether diagnostics are coloured: on a terminal, unless `NO_COLOR` is set.
-fn colour() -> bool {
+pub(crate) fn colour() -> bool {
     anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 

@@ -60,17 +60,11 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
         // Nothing is attached yet, and there is nothing to tell.
         _ = signals.next() => return Ok(Exit::Done.into()),
     };
-    refuse_contradictions(&wanted, &resolved)?;
-    for note in resolved.iter().flat_map(|target| &target.notes) {
-        console::note(note);
-    }
     let mut watch = VanishWatch::new(&hierarchy).map_err(|error| Failure::new(Exit::Failed, error))?;
-    for cgroup in resolved.iter().flat_map(|target| &target.cgroups) {
-        watch
-            .add(cgroup)
-            .map_err(|error| Failure::new(Exit::Failed, error))?;
-    }
+    settle(&wanted, &resolved, &mut watch)?;
 
+    // Where nothing can be governed, nothing is cut off either.
+    let support = prepare::support(&policy.rules, Talk::Plain)?;
     warn::surroundings(
         policy.rules.clone().into(),
         policies.values().cloned().collect(),
@@ -82,29 +76,48 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
     )
     .await;
 
-    let support = prepare::support(&policy.rules, Talk::Plain)?;
     let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
-    let plan = plan(&policy, &wanted, &policies, resolved);
+    let planned = plan(&policy, &wanted, &policies, resolved);
     let rules = policy
         .rules
         .iter()
         .filter(|rule| wanted.iter().any(|target| rule.is_in(&target.groups)))
         .count();
-    let mut governing = Governing::start(&support, plan, &options).map_err(prepare::kernel_failure)?;
+    let mut governing = Governing::start(&support, planned, &options).map_err(prepare::kernel_failure)?;
     let mut writer = stream::to_stdout(&governing, arguments.output.output)
         .map_err(|error| Failure::new(Exit::Failed, error))?;
-    console::say(format_args!(
-        "{} {} on {}",
-        if policy.mode == enforcer_common::decide::Mode::Audit {
-            "auditing"
-        } else {
-            "enforcing"
-        },
-        counted(rules, "rule"),
-        counted(governing.cgroups(), "cgroup")
-    ));
+    let ready = |governing: &Governing| {
+        console::say(format_args!(
+            "{} {} on {}",
+            if policy.mode == enforcer_common::decide::Mode::Audit {
+                "auditing"
+            } else {
+                "enforcing"
+            },
+            counted(rules, "rule"),
+            counted(governing.cgroups(), "cgroup")
+        ));
+    };
+    ready(&governing);
 
-    let stop = govern(&mut governing, &mut writer, &mut signals, &mut watch).await?;
+    let stop = loop {
+        match govern(&mut governing, &mut writer, &mut signals, &mut watch).await? {
+            Stop::LastTargetGone if arguments.wait => {}
+            stop => break stop,
+        }
+        console::note("the last target is gone; waiting for the targets to come back");
+        let resolved = tokio::select! {
+            resolved = resolve_all(&hierarchy, &wanted, true) => resolved?,
+            _ = signals.next() => break Stop::Asked,
+            _ = writer.ended() => break Stop::StreamEnded,
+        };
+        settle(&wanted, &resolved, &mut watch)?;
+        let plan = plan(&policy, &wanted, &policies, resolved);
+        governing
+            .attach(plan, &options)
+            .map_err(prepare::kernel_failure)?;
+        ready(&governing);
+    };
     let report = governing.finish().map_err(prepare::kernel_failure)?;
     let ended = stream::end(&mut writer).await;
     console::say(stream::summary(&report, &writer));
@@ -113,6 +126,20 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
         Stop::Asked | Stop::StreamEnded => Ok(Exit::Done.into()),
         Stop::LastTargetGone => Err(Failure::new(Exit::Failed, anyhow!("the last target is gone"))),
     }
+}
+
+/// What is to be said of targets that were found, and that they are watched from now on.
+fn settle(wanted: &[Wanted], resolved: &[ResolvedTarget], watch: &mut VanishWatch) -> Result<(), Failure> {
+    refuse_contradictions(wanted, resolved)?;
+    for note in resolved.iter().flat_map(|target| &target.notes) {
+        console::note(note);
+    }
+    for cgroup in resolved.iter().flat_map(|target| &target.cgroups) {
+        watch
+            .add(cgroup)
+            .map_err(|error| Failure::new(Exit::Failed, error))?;
+    }
+    Ok(())
 }
 
 /// The run loop: everything that can wake it is an arm here.

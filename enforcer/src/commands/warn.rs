@@ -1,4 +1,4 @@
-//! The warnings that `run` and `exec` give, once each, before something is cut off that nobody meant.
+//! The warnings that `run`, `exec` and `check` give, once each, before something is cut off that nobody meant.
 //!
 //! What this host knows is said before anything is attached. What only the resolver knows (its NAT64 prefix) is
 //! said when it has answered: a host whose DNS hangs must not wait for it.
@@ -49,6 +49,19 @@ pub(crate) async fn surroundings(
             &mut said,
         );
     });
+}
+
+/// What this host knows against the policies, all of it, the resolver's answer included: that is waited for, for a
+/// second at most.
+pub(crate) async fn of_this_host(rules: &[Rule], policies: &[Arc<CompiledPolicy>]) -> Vec<Warning> {
+    let found = gather(&Options::default()).await;
+    for one in &found.unavailable {
+        log::debug!("{one}");
+    }
+    let mut said = HashSet::new();
+    let mut all = warnings(rules, policies, &found, |_| true);
+    all.retain(|warning| said.insert(warning.clone()));
+    all
 }
 
 fn say(warnings: Vec<Warning>, said: &mut HashSet<Warning>) {

@@ -103,15 +103,35 @@ impl Governing {
         } else {
             CallerErrno::AlwaysEperm
         };
-        let mut catalog = Catalog::new(caller);
-        let mut attached = Vec::new();
-        let mut names = Vec::new();
+        let mut governing = Self {
+            attached: Vec::new(),
+            targets: plan.targets.iter().map(|target| target.name.clone()).collect(),
+            ring: kernel.take_ring(),
+            log: kernel.take_log(),
+            kernel,
+            catalog: Catalog::new(caller),
+            clock: Clock::new(),
+            hub: Hub::new(DEFAULT_CAPACITY),
+            until_loss_check: PUMPS_PER_LOSS_CHECK,
+        };
+        governing.attach(plan, options)?;
+        Ok(governing)
+    }
+
+    /// Attaches everything planned, beside what is attached already: the targets that governing was started with,
+    /// in the same order and with the same policies, whose cgroups have come back.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses any part. What was attached before that stays.
+    pub fn attach(&mut self, plan: Plan, options: &StartOptions) -> Result<(), KernelError> {
         // Index 0 is what connects without a binding are counted under.
         for (index, target) in (1u32..).zip(plan.targets) {
             let from_boot_ns = clock::boot_now_ns();
-            let installed = kernel.install(&target.policy)?;
-            catalog.publish_rules(installed.generation, from_boot_ns, plan.rules.clone());
-            catalog.name_target(index, target.name.as_str());
+            let installed = self.kernel.install(&target.policy)?;
+            self.catalog
+                .publish_rules(installed.generation, from_boot_ns, plan.rules.clone());
+            self.catalog.name_target(index, target.name.as_str());
             for planned in target.cgroups {
                 let outer = if planned.has_outer { FLAG_HAS_OUTER } else { 0 };
                 let inner = if planned.has_inner { FLAG_HAS_INNER } else { 0 };
@@ -125,27 +145,17 @@ impl Governing {
                     events: options.events as u8,
                     ..Binding::default()
                 };
-                catalog.name_cgroup(planned.cgroup.id(), planned.cgroup.path().to_string_lossy());
-                let attachment = kernel.attach(&planned.cgroup, binding)?;
-                attached.push(Attached {
+                self.catalog
+                    .name_cgroup(planned.cgroup.id(), planned.cgroup.path().to_string_lossy());
+                let attachment = self.kernel.attach(&planned.cgroup, binding)?;
+                self.attached.push(Attached {
                     _attachment: attachment,
                     cgroup: planned.cgroup,
                     target: target.name.clone(),
                 });
             }
-            names.push(target.name);
         }
-        Ok(Self {
-            attached,
-            targets: names,
-            ring: kernel.take_ring(),
-            log: kernel.take_log(),
-            kernel,
-            catalog,
-            clock: Clock::new(),
-            hub: Hub::new(DEFAULT_CAPACITY),
-            until_loss_check: PUMPS_PER_LOSS_CHECK,
-        })
+        Ok(())
     }
 
     /// A stream of the events from now on.

@@ -23,9 +23,9 @@ pub enum KernelError {
     Load {
         /// Name of the program.
         program: &'static str,
-        /// The cause, with the verifier's log.
+        /// The cause: [`VerifierRefusal`] where the verifier said why.
         #[source]
-        source: Box<ProgramError>,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The object lacks something this controller expects: they were not built together.
     #[error("the embedded eBPF object has no {kind} named {name}")]
@@ -78,7 +78,28 @@ pub enum KernelError {
     },
 }
 
+/// What the verifier said about a program that it refused.
+#[derive(Debug, Error)]
+#[error("the verifier says: {}", log.trim())]
+pub struct VerifierRefusal {
+    log: String,
+    #[source]
+    source: io::Error,
+}
+
 impl KernelError {
+    /// A program that the kernel did not take.
+    pub(crate) fn load(program: &'static str, error: ProgramError) -> Self {
+        let source = match error {
+            ProgramError::LoadError {
+                io_error,
+                verifier_log,
+            } => refusal(io_error, verifier_log.to_string()),
+            other => Box::new(other),
+        };
+        Self::Load { program, source }
+    }
+
     /// What a person can do about it, where something can be done.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -97,10 +118,22 @@ impl KernelError {
             (Self::Load { .. }, libc::EINVAL) => {
                 "this kernel may be built without cgroup BPF (CONFIG_CGROUP_BPF)"
             }
+            (Self::Load { .. }, libc::EACCES | libc::E2BIG) => {
+                "the verifier of this kernel refuses a program that others take: please report it, with `uname -r`"
+            }
             (_, libc::ENOMEM | libc::ENOSPC) => "the kernel is short of memory for BPF maps",
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+/// aya's message repeats its source, and speaks of the verifier also where that said nothing.
+fn refusal(source: io::Error, log: String) -> Box<dyn Error + Send + Sync> {
+    if log.trim().is_empty() {
+        Box::new(source)
+    } else {
+        Box::new(VerifierRefusal { log, source })
     }
 }
 
@@ -117,4 +150,37 @@ fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
         next = error.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(log: &str) -> String {
+        let error = KernelError::Load {
+            program: "probe",
+            source: refusal(io::Error::from_raw_os_error(libc::EACCES), log.to_owned()),
+        };
+        assert!(error.hint().is_some_and(|hint| hint.contains("verifier")));
+        let mut said = error.to_string();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            said += &format!(": {cause}");
+            next = cause.source();
+        }
+        said
+    }
+
+    #[test]
+    fn a_refusal_says_its_cause_once_and_the_verifiers_words_where_there_are_any() {
+        assert_eq!(
+            said(""),
+            "the kernel refused to load program probe: Permission denied (os error 13)"
+        );
+        assert_eq!(
+            said("R1 invalid mem access\n"),
+            "the kernel refused to load program probe: the verifier says: R1 invalid mem access: Permission denied \
+             (os error 13)"
+        );
+    }
 }

@@ -85,10 +85,7 @@ impl Kernel {
         for name in [GETPEERNAME6, CONNECT6] {
             program(&mut ebpf, name)?
                 .load()
-                .map_err(|source| KernelError::Load {
-                    program: name,
-                    source: Box::new(source),
-                })?;
+                .map_err(|error| KernelError::load(name, error))?;
         }
         Ok(Self {
             policies: Policies::new(&mut ebpf)?,
@@ -172,10 +169,7 @@ pub(crate) fn program<'e>(
         name,
     };
     let program = ebpf.program_mut(name).ok_or(missing)?;
-    program.try_into().map_err(|source| KernelError::Load {
-        program: name,
-        source: Box::new(source),
-    })
+    program.try_into().map_err(|error| KernelError::load(name, error))
 }
 
 /// A map of the object, taken out of it, by name.

@@ -20,7 +20,7 @@ mod log;
 mod ring;
 
 pub use attachment::Attachment;
-pub use error::KernelError;
+pub use error::{KernelError, VerifierRefusal};
 pub use loader::{Kernel, LoadOptions};
 pub use log::{BpfLog, BpfLogLevel};
 pub use policies::Installed;

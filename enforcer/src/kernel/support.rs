@@ -79,10 +79,7 @@ impl Support {
                 source: Box::new(source),
             })?;
         for floor in ["probe_connect6", "probe_getpeername6"] {
-            load(&mut probes, floor)?.map_err(|source| KernelError::Load {
-                program: floor,
-                source: Box::new(source),
-            })?;
+            load(&mut probes, floor)?.map_err(|error| KernelError::load(floor, error))?;
         }
         let mut has = |feature: Feature| match load(&mut probes, feature.probe)? {
             Ok(()) => Ok(true),

@@ -1,20 +1,20 @@
 //! Document and arguments to [`Policy`]: what is required is there, names are unique, groups are defined, and
 //! the rules fit together for every target.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use enforcer_common::{decide::Mode, errno};
 use toml::Spanned;
 
 use super::{
-    Policy, Selector, TargetSpec,
+    Policy, Selector, TargetSpec, advice,
     argument::RuleArgument,
     check_rule::{checked, groups, rule_of_argument, rule_of_table},
     diagnostic::{Diagnostic, Place, PolicyError, Related, Severity},
     document::{Document, Field, ModeName, TargetTable},
     parse::{Report, parse},
     review::{self, Findings},
-    rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleAction, RuleGroups},
+    rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleGroups},
     source::Source,
     value::{Problem, check_name, nearest, parse_errno, quote},
 };
@@ -68,7 +68,7 @@ pub(super) fn check(
         check_together(&policy, source, &mut report);
     }
     if !report.has_errors() {
-        warn(&policy, source, &mut report);
+        advice::advise(&policy, source, &mut report);
     }
     let failed = report.has_errors();
     let diagnostics = report.finish();
@@ -243,7 +243,7 @@ fn check_together(policy: &Policy, source: Option<&Source>, report: &mut Report)
         }
     }
     let mut findings = Findings::new(policy.rules.len());
-    for groups in group_sets(policy) {
+    for groups in policy.group_sets() {
         let named = groups.iter().filter_map(|name| of_group.get(name.as_str()));
         let mut chosen: Vec<u32> = named.flatten().chain(&of_all).copied().collect();
         chosen.sort_unstable();
@@ -259,98 +259,8 @@ fn check_together(policy: &Policy, source: Option<&Source>, report: &mut Report)
     }
 }
 
-/// Every set of groups that a target uses, and each group that none does: it may be used yet, by a target of
-/// the command line.
-fn group_sets(policy: &Policy) -> BTreeSet<Vec<GroupName>> {
-    let mut sets: BTreeSet<_> = policy
-        .targets
-        .iter()
-        .map(|target| target.groups.clone())
-        .collect();
-    let used: BTreeSet<GroupName> = sets.iter().flatten().cloned().collect();
-    for rule in &policy.rules {
-        if let RuleGroups::Named(names) = &rule.groups {
-            sets.extend(
-                names
-                    .iter()
-                    .filter(|name| !used.contains(*name))
-                    .map(|name| vec![name.clone()]),
-            );
-        }
-    }
-    if sets.is_empty() {
-        sets.insert(vec![DEFAULT_GROUP.to_owned()]);
-    }
-    sets
-}
-
-/// What is no mistake by itself, but seldom what was meant.
-fn warn(policy: &Policy, source: Option<&Source>, report: &mut Report) {
-    let mut warning = |message: String, place, hint: &str| {
-        let mut diagnostic = Diagnostic::new(Severity::Warning, message, place);
-        diagnostic.hint = Some(hint.to_owned());
-        report.push(diagnostic);
-    };
-    if policy.rules.is_empty() {
-        let place = source.map(|source| Place::File(source.path().to_owned()));
-        let hint = "connects are allowed and reported; add a rule to change that";
-        warning(
-            "there are no rules: enforcer will only observe".to_owned(),
-            place,
-            hint,
-        );
-        return;
-    }
-    let mut with_rules: BTreeMap<&[GroupName], bool> = BTreeMap::new();
-    for target in &policy.targets {
-        let has_rules = *with_rules
-            .entry(&target.groups)
-            .or_insert_with(|| policy.rules.iter().any(|rule| rule.is_in(&target.groups)));
-        if !has_rules {
-            let place = Some(place_of(&target.origin, source));
-            let message = format!(
-                "the target {} has no rules: no rule is in `{}`",
-                quote(&target.name),
-                target.groups.join("` or `")
-            );
-            warning(
-                message,
-                place,
-                "its connects are allowed and reported; `use` names the groups of rules it gets",
-            );
-        }
-    }
-    for rule in &policy.rules {
-        if let Some((limit, hint)) = order_effect(rule) {
-            let message = format!(
-                "{} is limited to {limit}, so the C library does not learn from it to try IPv4 first",
-                quote(&rule.label)
-            );
-            warning(message, Some(place_of(&rule.origin, source)), hint);
-        }
-    }
-}
-
-/// A limit of a rule that keeps it from steering the order of addresses: C libraries rank the addresses of a
-/// name by connecting a UDP socket to each, glibc with the service's port, the others with one of their own.
-fn order_effect(rule: &Rule) -> Option<(&'static str, &'static str)> {
-    use enforcer_common::clause::Proto;
-    match (rule.action, rule.proto, rule.ports.is_empty()) {
-        (RuleAction::Allow, ..) => None,
-        (_, Some(Proto::Tcp), _) => Some((
-            "TCP",
-            "leave the protocol out: addresses of a name are ranked by UDP connects",
-        )),
-        (_, _, false) => Some((
-            "ports",
-            "leave the ports out if all of the prefix is unreachable: only glibc ranks addresses by the real port",
-        )),
-        (_, _, true) => None,
-    }
-}
-
 /// The place that an origin stands for, with its line where the file's text is at hand.
-fn place_of(origin: &Origin, source: Option<&Source>) -> Place {
+pub(super) fn place_of(origin: &Origin, source: Option<&Source>) -> Place {
     match (origin, source) {
         (Origin::File { line, column, .. }, Some(source)) => source.place_at(*line, *column),
         _ => origin.into(),

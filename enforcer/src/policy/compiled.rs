@@ -80,6 +80,41 @@ impl CompiledPolicy {
     }
 }
 
+/// Bytes of a node of the kernel's trie: `struct lpm_trie_node` with a key of 16 bytes and a value of 4 makes 52 to
+/// 60 bytes, by kernel, and nodes without a value 40 to 56 (`kernel/bpf/lpm_trie.c`, 5.10 to 7.2). The allocator
+/// hands out 64 for either.
+const TRIE_NODE_BYTES: u64 = 64;
+
+/// Bytes of an element of the clause array: elements are rounded up to 8 (`kernel/bpf/arraymap.c`).
+const CLAUSE_BYTES: u64 = size_of::<Clause>().next_multiple_of(8) as u64;
+
+impl CompiledPolicy {
+    /// About how many bytes the policy takes in the kernel: the nodes of the trie, those between entries included,
+    /// and the clauses. What a map costs by itself, whatever is in it, is left out.
+    #[must_use]
+    pub fn kernel_bytes(&self) -> u64 {
+        // Where two neighbours part, there is a node of no entry's, unless an entry stands just there. The trie is
+        // binary, so each such node parts exactly one pair of neighbours.
+        let between = self.entries.windows(2).filter(|pair| {
+            let [a, b] = [pair[0].prefix, pair[1].prefix];
+            if a.contains(&b) {
+                return false;
+            }
+            let common = (u128::from(a.network()) ^ u128::from(b.network())).leading_zeros();
+            let parting = u8::try_from(common).ok();
+            let parting = parting.and_then(|common| Ipv6Net::new(a.network(), common).ok());
+            parting.is_none_or(|parting| {
+                let parting = parting.trunc();
+                self.entries
+                    .binary_search_by(|entry| entry.prefix.cmp(&parting))
+                    .is_err()
+            })
+        });
+        let nodes = self.entries.len() as u64 + between.count() as u64;
+        nodes * TRIE_NODE_BYTES + self.clauses.len() as u64 * CLAUSE_BYTES
+    }
+}
+
 impl PolicyTable for CompiledPolicy {
     fn head(&self, daddr_be: &AddrWords) -> u32 {
         let address = Ipv6Addr::from(octets_from_words(*daddr_be));

@@ -24,6 +24,8 @@ mod prefix_list;
 
 mod check_rule;
 
+mod advice;
+
 mod check;
 
 pub mod compiled;
@@ -34,8 +36,12 @@ mod review;
 
 pub mod compile;
 
+pub mod explain;
+
 use std::{
+    collections::BTreeSet,
     fmt,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -44,7 +50,7 @@ use enforcer_common::{decide::Mode, errno::Errno};
 use self::{
     argument::RuleArgument,
     diagnostic::{Diagnostic, PolicyError},
-    rule::{GroupName, Origin, Rule},
+    rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleGroups},
     source::Source,
 };
 
@@ -134,6 +140,17 @@ impl Policy {
         }
     }
 
+    /// As [`load`](Self::load), of a stream such as standard input: as much of it is read as a policy file may be
+    /// long. `name` is what diagnostics call it.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] with every problem, if one of them is an error.
+    pub fn from_reader(name: &Path, reader: impl Read) -> Result<(Self, Vec<Diagnostic>), PolicyError> {
+        let source = Source::read_from(name, reader)?;
+        check::check(Some(&source), Vec::new())
+    }
+
     /// As [`load`](Self::load), of a text that is at hand. `path` is what diagnostics call it and where
     /// relative `prefixes_file`s are looked for.
     ///
@@ -147,6 +164,24 @@ impl Policy {
     ) -> Result<(Self, Vec<Diagnostic>), PolicyError> {
         let source = Source::new(path.to_owned(), text)?;
         check::check(Some(&source), arguments)
+    }
+
+    /// Every set of groups that a target uses, and each group that none does: it may be used yet, by a target of
+    /// the command line.
+    #[must_use]
+    pub fn group_sets(&self) -> BTreeSet<Vec<GroupName>> {
+        let mut sets: BTreeSet<_> = self.targets.iter().map(|target| target.groups.clone()).collect();
+        let used: BTreeSet<GroupName> = sets.iter().flatten().cloned().collect();
+        for rule in &self.rules {
+            if let RuleGroups::Named(names) = &rule.groups {
+                let unused = names.iter().filter(|name| !used.contains(*name));
+                sets.extend(unused.map(|name| vec![name.clone()]));
+            }
+        }
+        if sets.is_empty() {
+            sets.insert(vec![DEFAULT_GROUP.to_owned()]);
+        }
+        sets
     }
 }
 

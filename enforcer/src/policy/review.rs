@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map},
+    net::Ipv6Addr,
     ops::RangeInclusive,
 };
 
@@ -64,6 +65,9 @@ pub(super) struct Findings {
     compiled: Vec<bool>,
     /// Per rule: there is a connect that it decides.
     live: Vec<bool>,
+    /// Of rules that decided nothing when they were first compiled: an address that they cover, and the rule that
+    /// decides there.
+    shadows: HashMap<u32, (Ipv6Addr, u32)>,
 }
 
 /// Compiles the chosen of the rules, given by their indices in ascending order, and notes everything there is
@@ -110,6 +114,7 @@ impl Findings {
             answering: HashSet::new(),
             compiled: vec![false; rules],
             live: vec![false; rules],
+            shadows: HashMap::new(),
         }
     }
 
@@ -182,6 +187,13 @@ impl Findings {
                 left.subtract(&matched);
             }
         }
+        for &index in chosen.iter().filter(|&&index| !self.live[index as usize]) {
+            if let hash_map::Entry::Vacant(unknown) = self.shadows.entry(index)
+                && let Some(shadow) = shadow(&rules[index as usize], compiled)
+            {
+                unknown.insert(shadow);
+            }
+        }
     }
 
     /// Follows a redirect: what would its own policy say of the connects that it makes?
@@ -246,11 +258,32 @@ impl Findings {
                      reaches it"
                         .to_owned(),
                 );
+                if let Some((address, decider)) = self.shadows.get(&index)
+                    && let Some(decider) = rules.get(*decider as usize)
+                {
+                    diagnostic.related.push(Related {
+                        message: format!(
+                            "{} decides connects to {address}, for example",
+                            quote(&decider.label)
+                        ),
+                        place: place_of(decider),
+                    });
+                }
                 diagnostics.push(diagnostic);
             }
         }
         diagnostics
     }
+}
+
+/// An address that the rule covers, and the rule that decides what it would have matched there.
+fn shadow(rule: &Rule, compiled: &CompiledPolicy) -> Option<(Ipv6Addr, u32)> {
+    let address = rule.prefixes.first()?.network();
+    let matched = Connects::of_rule(rule);
+    let head = compiled.head(&words_from_octets(address.octets()));
+    let mut list = compiled.list(head).take(MAX_WALK as usize);
+    let decider = list.find(|clause| matched.intersects(&Connects::of_clause(clause)))?;
+    Some((address, decider.rule))
 }
 
 fn is_reject(clause: &Clause) -> bool {

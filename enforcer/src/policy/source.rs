@@ -40,11 +40,22 @@ impl Source {
         let refuse =
             |problem: Problem| PolicyError::single(problem.at(Severity::Error, Place::File(path.to_owned())));
         let file = open_regular(path, "policy file").map_err(refuse)?;
+        Self::read_from(path, file)
+    }
+
+    /// Reads a policy from a stream, and no more of it than a policy may be long.
+    pub(super) fn read_from(path: &Path, reader: impl Read) -> Result<Self, PolicyError> {
+        let refuse =
+            |problem: Problem| PolicyError::single(problem.at(Severity::Error, Place::File(path.to_owned())));
         let mut bytes = Vec::new();
         // One more than allowed: files of procfs and growing ones are longer than they say.
-        file.take(MAX_POLICY_BYTES + 1)
+        reader
+            .take(MAX_POLICY_BYTES + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| refuse(cannot_read("policy file", path, &error)))?;
+        if bytes.len() as u64 > MAX_POLICY_BYTES {
+            return Err(too_long(path));
+        }
         let text = String::from_utf8(bytes)
             .map_err(|error| PolicyError::single(not_utf8(path, error.as_bytes())))?;
         Self::new(path.to_owned(), text)
@@ -53,14 +64,7 @@ impl Source {
     /// Takes a text that is at hand, if it is not too long.
     pub(super) fn new(path: PathBuf, text: String) -> Result<Self, PolicyError> {
         if text.len() as u64 > MAX_POLICY_BYTES {
-            let problem = Problem::new(format!(
-                "the policy file is longer than {} MiB",
-                MAX_POLICY_BYTES >> 20
-            ))
-            .hint("put long lists of prefixes into a `prefixes_file`, one prefix a line");
-            return Err(PolicyError::single(
-                problem.at(Severity::Error, Place::File(path)),
-            ));
+            return Err(too_long(&path));
         }
         let mut line_starts = vec![0];
         let mut chars_before = Vec::with_capacity(text.len() / BLOCK + 1);
@@ -210,6 +214,16 @@ pub(super) fn cannot_read(what: &str, path: &Path, error: &io::Error) -> Problem
     } else {
         problem
     }
+}
+
+/// A policy that is longer than policies may be.
+fn too_long(path: &Path) -> PolicyError {
+    let problem = Problem::new(format!(
+        "the policy file is longer than {} MiB",
+        MAX_POLICY_BYTES >> 20
+    ))
+    .hint("put long lists of prefixes into a `prefixes_file`, one prefix a line");
+    PolicyError::single(problem.at(Severity::Error, Place::File(path.to_owned())))
 }
 
 /// The first byte that is not UTF-8.

@@ -1,14 +1,16 @@
 //! A cgroup for one command: made below the caller's own, left behind empty-handed.
 //!
+//! The cgroup is locked (flock(2)) as long as its owner lives, so that another enforcer can tell one that was left
+//! behind by an enforcer that was killed; `stale` sweeps those.
+//!
 //! Whatever the command leaves running is moved to the caller's cgroup, never ended: that is not this tool's
 //! to decide. Running the command is the caller's business; this file only gets it into the cgroup.
 
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
-    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -20,6 +22,8 @@ use rustix::{
 };
 
 mod error;
+
+mod stale;
 
 pub use self::error::{Detour, ExecCgroupError};
 use super::{
@@ -53,6 +57,8 @@ pub struct ExecCgroup {
     /// The caller's cgroup, where survivors go.
     home: Cgroup,
     detour: Option<Detour>,
+    /// Says that its owner lives.
+    _lock: OwnedFd,
     is_released: bool,
 }
 
@@ -88,7 +94,9 @@ impl ExecCgroup {
         let start = located.as_deref().unwrap_or(Path::new("/"));
         let mut obstacle = None;
         for parent in start.ancestors() {
-            let made = match make_below(&hierarchy.absolute(parent)) {
+            let directory = hierarchy.absolute(parent);
+            stale::sweep(&directory);
+            let (made, lock) = match make_below(&directory) {
                 Ok(made) => made,
                 Err(source) => {
                     obstacle.get_or_insert(source);
@@ -101,7 +109,7 @@ impl ExecCgroup {
                 under: parent.to_owned(),
                 because: obstacle.take(),
             });
-            return Self::open(hierarchy, made.clone(), start, detour).inspect_err(|_| {
+            return Self::open(hierarchy, made.clone(), lock, start, detour).inspect_err(|_| {
                 // Just made and nobody is in it; the error is what matters.
                 let _ = fs::remove_dir(&made);
             });
@@ -115,6 +123,7 @@ impl ExecCgroup {
     fn open(
         hierarchy: &Hierarchy,
         directory: PathBuf,
+        lock: OwnedFd,
         home: &Path,
         detour: Option<Detour>,
     ) -> Result<Self, ExecCgroupError> {
@@ -133,6 +142,7 @@ impl ExecCgroup {
             directory,
             home,
             detour,
+            _lock: lock,
             is_released: false,
         })
     }
@@ -149,15 +159,16 @@ impl ExecCgroup {
         self.detour.as_ref()
     }
 
-    /// Makes the command's process join the cgroup before it executes the program, so that not one of its
-    /// sockets is made outside.
+    /// What makes the process that calls it join the cgroup: to be called in the command's process before it
+    /// executes the program, so that not one of its sockets is made outside.
     ///
-    /// It holds for users that the command changes to as well: the kernel judges by who opened the file.
+    /// It makes one write(2) and allocates nothing, so it may be called between fork and exec. It holds for users
+    /// that the command changes to as well: the kernel judges by who opened the file.
     ///
     /// # Errors
     ///
-    /// [`ExecCgroupError::Join`]. What fails in the new process itself is what `spawn` returns.
-    pub fn join_on_spawn(&self, command: &mut Command) -> Result<(), ExecCgroupError> {
+    /// [`ExecCgroupError::Join`].
+    pub fn joining(&self) -> Result<impl FnMut() -> io::Result<()> + Send + Sync + 'static, ExecCgroupError> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let procs =
             rustix::fs::openat(&self.cgroup, "cgroup.procs", flags, Mode::empty()).map_err(|errno| {
@@ -166,15 +177,11 @@ impl ExecCgroup {
                     source: errno.into(),
                 }
             })?;
-        let join = move || -> io::Result<()> {
+        Ok(move || {
             // "0" is whoever writes.
             rustix::io::write(&procs, b"0")?;
             Ok(())
-        };
-        // SAFETY: between fork and exec only async-signal-safe calls are allowed. `join` makes one write(2) on a
-        // descriptor that the parent opened, and turns an errno into an `io::Error`, which allocates nothing.
-        unsafe { command.pre_exec(join) };
-        Ok(())
+        })
     }
 
     /// Moves what is still running in the cgroup, and in cgroups made below it, to the caller's; removes them all.
@@ -285,16 +292,19 @@ impl Drop for ExecCgroup {
     }
 }
 
-/// Makes a cgroup with a name that is free, ready to be joined.
-fn make_below(parent: &Path) -> io::Result<PathBuf> {
+/// Makes a cgroup with a name that is free, ready to be joined, and locks it.
+fn make_below(parent: &Path) -> io::Result<(PathBuf, OwnedFd)> {
     let mut taken = None;
     for _ in 0..NAMES_TRIED {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = parent.join(format!("enforcer-exec-{}-{number}", std::process::id()));
+        let directory = parent.join(format!("{}{}-{number}", stale::NAME, std::process::id()));
         match fs::create_dir(&directory) {
             Ok(()) => {
-                return match make_joinable(&directory) {
-                    Ok(()) => Ok(directory),
+                let ready = make_joinable(&directory).and_then(|()| stale::lock(&directory));
+                return match ready {
+                    Ok(Some(lock)) => Ok((directory, lock)),
+                    // Swept by another enforcer before it was locked.
+                    Ok(None) => continue,
                     Err(error) => {
                         let _ = fs::remove_dir(&directory);
                         Err(error)

@@ -1,7 +1,10 @@
 //! Tests of the whole room: from text to compiled policy.
 
+mod advice;
 mod compiling;
 mod examples;
+mod explaining;
+mod garbage;
 mod loading;
 mod mistakes;
 mod property;

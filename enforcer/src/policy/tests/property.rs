@@ -59,7 +59,7 @@ const PORTS: [u16; 16] = [
 /// Protocol numbers: TCP, UDP, MPTCP, ICMPv6.
 const PROTOCOLS: [u16; 4] = [6, 17, 262, 58];
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
 }
 
@@ -85,7 +85,7 @@ fn ports() -> impl Strategy<Value = Vec<RangeInclusive<u16>>> {
     ])
 }
 
-fn rule() -> impl Strategy<Value = Rule> {
+pub(super) fn rule() -> impl Strategy<Value = Rule> {
     let to = prop_oneof![
         Just("[::ffff:192.0.2.1]:0"),
         Just("[::ffff:192.0.2.1]:80"),
@@ -127,7 +127,7 @@ fn rule() -> impl Strategy<Value = Rule> {
         })
 }
 
-fn connect() -> impl Strategy<Value = (Ipv6Addr, Connect, Option<Unmovable>)> {
+pub(super) fn connect() -> impl Strategy<Value = (Ipv6Addr, Connect, Option<Unmovable>)> {
     let address = prop_oneof![
         4 => select(&ADDRESSES[..]).prop_map(parse::<Ipv6Addr>),
         1 => any::<u128>().prop_map(Ipv6Addr::from),
@@ -258,7 +258,7 @@ mod reference {
     }
 }
 
-fn cases() -> ProptestConfig {
+pub(super) fn cases() -> ProptestConfig {
     let cases = std::env::var("ENFORCER_PROPTEST_CASES").ok();
     let cases = cases.map_or(512, |cases| {
         cases.parse().expect("ENFORCER_PROPTEST_CASES is a number")

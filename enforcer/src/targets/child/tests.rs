@@ -1,6 +1,9 @@
 //! Tests of [`super`] with real cgroups and processes.
 
-use std::{os::unix::process::CommandExt as _, process::Stdio};
+use std::{
+    os::unix::process::CommandExt as _,
+    process::{Command, Stdio},
+};
 
 use super::*;
 use crate::targets::test_support::{Scratch, eventually, is_root};
@@ -14,6 +17,13 @@ fn command(script: &str) -> Command {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     command
+}
+
+/// Makes the command join as `exec` does.
+fn join_on_spawn(exec: &ExecCgroup, command: &mut Command) {
+    let join = exec.joining().unwrap();
+    // SAFETY: it makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(join) };
 }
 
 fn cgroup_line_of(pid: u32) -> String {
@@ -44,7 +54,7 @@ fn command_runs_inside_and_the_cgroup_is_removed_after_it() {
     assert_eq!(exec.cgroup().path().parent(), Some(scratch.path()));
     assert!(exec.detour().is_none());
     let mut command = command("grep ^0:: /proc/self/cgroup");
-    exec.join_on_spawn(&mut command).unwrap();
+    join_on_spawn(&exec, &mut command);
     let output = command.spawn().unwrap().wait_with_output().unwrap();
     let line = String::from_utf8(output.stdout).unwrap();
     assert_eq!(line.trim_end(), format!("0::{}", exec.cgroup().path().display()));
@@ -62,7 +72,7 @@ fn command_of_another_user_joins_too() {
     let exec = ExecCgroup::create_for(scratch.hierarchy(), scratch.path()).unwrap();
     let mut command = command("grep ^0:: /proc/self/cgroup; id -u");
     command.uid(65_534).gid(65_534);
-    exec.join_on_spawn(&mut command).unwrap();
+    join_on_spawn(&exec, &mut command);
     let output = command.spawn().unwrap().wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(text, format!("0::{}\n65534\n", exec.cgroup().path().display()));
@@ -84,7 +94,7 @@ fn survivors_move_home_from_every_depth() {
         deep.display()
     );
     let mut command = command(&script);
-    exec.join_on_spawn(&mut command).unwrap();
+    join_on_spawn(&exec, &mut command);
     let output = command.spawn().unwrap().wait_with_output().unwrap();
     let orphans: Vec<Orphan> = String::from_utf8(output.stdout)
         .unwrap()
@@ -214,7 +224,7 @@ fn threaded_caller_gets_a_threaded_child() {
                 .try_for_each(|it| Ok(rustix::io::write(it, b"0").map(drop)?))
         })
     };
-    exec.join_on_spawn(&mut command).unwrap();
+    join_on_spawn(&exec, &mut command);
     let child = command.spawn().unwrap();
     assert_eq!(Path::new(&cgroup_line_of(child.id())), exec.cgroup().path());
     assert_eq!(exec.cgroup().processes().unwrap(), [child.id()]);

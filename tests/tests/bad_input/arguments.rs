@@ -1,10 +1,8 @@
 //! Malformed arguments: exit code 2, what is wrong with which of them and what to write instead, and nothing attached.
 
-use enforcer_tests::{
-    enforcer::{Enforcer, is_ready},
-    scene::{A, Scene},
-    wait::PATIENCE,
-};
+use enforcer_tests::scene::Scene;
+
+use crate::table::{Refusal, Table};
 
 /// The argument that is wrong, what is said about it, and what helps.
 type Row = (&'static [&'static str], &'static str, &'static str);
@@ -92,6 +90,11 @@ const RULES: &[Row] = &[
         "did you mean `3-9`?",
     ),
     (
+        &["--reject", "::/0,port=-1"],
+        "`-1` is not a port",
+        "write a port such as `443`",
+    ),
+    (
         &["--reject", "::/0,port=https"],
         "`https` is not a port",
         "write a port such as `443`, or a range such as `8000-8999`",
@@ -168,6 +171,56 @@ const RULES: &[Row] = &[
     ),
 ];
 
+/// What only `explain` takes.
+const QUESTIONS: &[Row] = &[
+    (
+        &["example.com", "--reject", "::/0"],
+        "invalid value 'example.com' for '<DESTINATION>': not an address",
+        "names are not looked up",
+    ),
+    (
+        &["2001:db8::/32", "--reject", "::/0"],
+        "not an address",
+        "give one address, not a prefix",
+    ),
+    (
+        &["fe80::1%eth0", "--reject", "::/0"],
+        "not an address",
+        "leave the zone",
+    ),
+    (
+        &["[2001:db8::1]:65536", "--reject", "::/0"],
+        "not an address",
+        "write `2001:db8::1` or `[2001:db8::1]:443`",
+    ),
+    (
+        &["2001:db8::1", "--port", "0", "--reject", "::/0"],
+        "invalid value '0' for '--port <PORT>': not a port",
+        "ports are 1 to 65535",
+    ),
+    (
+        &["[2001:db8::1]:80", "--port", "80", "--reject", "::/0"],
+        "the port is given twice",
+        "leave --port out",
+    ),
+    (
+        &["2001:db8::1", "--proto", "sctp", "--reject", "::/0"],
+        "invalid value 'sctp' for '--proto <PROTO>'",
+        "tcp, udp",
+    ),
+    (
+        &["2001:db8::1"],
+        "there are no rules to explain",
+        "give a policy file with --policy, or rules",
+    ),
+    (
+        &["2001:db8::1", "--target", "web", "--reject", "::/0"],
+        "required arguments were not provided",
+        "--policy",
+    ),
+    (&["--reject", "::/0"], "<DESTINATION>", "'--help'"),
+];
+
 /// What only `run` takes.
 const TARGETS: &[Row] = &[
     (
@@ -193,11 +246,10 @@ const TARGETS: &[Row] = &[
 ];
 
 #[test]
-fn malformed_arguments_are_refused_with_cause_and_hint_and_nothing_is_attached() {
+fn malformed_arguments_end_with_code_2() {
     let scene = Scene::new("arguments").unwrap();
-    let mut client = scene.client().unwrap();
-    scene.connects(&mut client, A).unwrap();
     let path = scene.path();
+    // Beside what would be good.
     let target = [
         "run",
         "--cgroup",
@@ -205,56 +257,42 @@ fn malformed_arguments_are_refused_with_cause_and_hint_and_nothing_is_attached()
         "--reject",
         "2001:db8:a::/48,errno=EHOSTDOWN",
     ];
-    let mut wrong = Vec::new();
-    let mut check = |arguments: Vec<&str>, cause: &str, hint: &str| {
-        let finished = Enforcer::output(&scene.outside(), &arguments, PATIENCE).unwrap();
-        let said = finished.stderr.join("\n");
-        let refused = finished.status.code() == Some(2)
-            && finished.stdout.is_empty()
-            && !finished.stderr.iter().any(|line| is_ready(line));
-        let hinted = said
-            .split_once(cause)
-            .is_some_and(|(_, after)| after.contains(hint));
-        if !refused || !hinted || said.contains("panicked") {
-            wrong.push(format!("{arguments:?}: {}\n{said}", finished.status));
-        }
-        scene.connects(&mut client, A).unwrap();
+    let mut table = Table::new("malformed arguments", &scene);
+    let mut check = |shown: &[&str], arguments: &[&str], cause: &str, hint: &str| {
+        let refusal = Refusal { code: 2, cause, hint };
+        table.row(&shown.join(" "), table.command(arguments), &refusal);
     };
     for (arguments, cause, hint) in RULES {
-        check([&target[..], arguments].concat(), cause, hint);
-        check(
-            [&["exec"], *arguments, &["--", "echo", "ran"]].concat(),
-            cause,
-            hint,
-        );
+        let shown = [&["run"], *arguments].concat();
+        check(&shown, &[&target[..], arguments].concat(), cause, hint);
+        let exec = [&["exec"], *arguments, &["--", "echo", "ran"]].concat();
+        check(&exec, &exec, cause, hint);
     }
     for (arguments, cause, hint) in TARGETS {
-        check([&["run"], *arguments].concat(), cause, hint);
+        let run = [&["run"], *arguments].concat();
+        check(&run, &run, cause, hint);
     }
-    check(vec!["exec", "--reject", "::/0"], "<COMMAND>", "'--help'");
-    check(vec!["exec", "--reject", "::/0", "--"], "<COMMAND>", "'--help'");
-    check(
-        vec!["exec", "--cgroup", "/x", "--", "true"],
-        "unexpected argument '--cgroup'",
-        "'--help'",
-    );
-    check(vec!["sweep"], "unrecognized subcommand 'sweep'", "'--help'");
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-}
-
-#[test]
-fn help_and_version_are_asked_for_and_go_to_stdout() {
-    let scene = Scene::new("help").unwrap();
-    for (arguments, expected) in [
-        (&["--version"][..], "enforcer "),
-        (&["--help"], "Exit codes:"),
-        (&["run", "--help"], "--cgroup <PATH>"),
-        (&["exec", "--help"], "--user <NAME>"),
+    for (arguments, cause, hint) in QUESTIONS {
+        let explain = [&["explain"], *arguments].concat();
+        check(&explain, &explain, cause, hint);
+    }
+    for (arguments, cause, hint) in [
+        (&["exec", "--reject", "::/0"][..], "<COMMAND>", "'--help'"),
+        (&["exec", "--reject", "::/0", "--"], "<COMMAND>", "'--help'"),
+        (
+            &["exec", "--cgroup", "/x", "--", "true"],
+            "unexpected argument '--cgroup'",
+            "'--help'",
+        ),
+        (&["sweep"], "unrecognized subcommand 'sweep'", "'--help'"),
+        (&["check"], "<FILE>", "'--help'"),
+        (
+            &["check", "--policy", "x"],
+            "unexpected argument '--policy'",
+            "'--help'",
+        ),
     ] {
-        let finished = Enforcer::output(&scene.outside(), arguments, PATIENCE).unwrap();
-        assert_eq!(finished.status.code(), Some(0));
-        assert!(finished.stderr.is_empty(), "{:?}", finished.stderr);
-        let said = finished.stdout.join("\n");
-        assert!(said.contains(expected), "{said}");
+        check(arguments, arguments, cause, hint);
     }
+    table.finish();
 }

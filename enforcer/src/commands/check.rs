@@ -1,0 +1,279 @@
+//! `enforcer check`: everything that is wrong with a policy file, or only odd, without governing anything.
+//!
+//! Problems go to stderr, as `run` and `exec` tell them. stdout gets what is in the file, and with `--compiled` what
+//! the kernel would be given.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Write as _,
+    io,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::anyhow;
+use enforcer_common::clause::Clause;
+
+use super::{
+    cli::CheckArgs,
+    console,
+    exit::{Exit, Failure},
+    prepare::{self, counted},
+    warn,
+};
+use crate::{
+    policy::{
+        Policy,
+        compile::compile,
+        compiled::CompiledPolicy,
+        diagnostic::{self, Diagnostic, Place, Severity},
+        rule::{GroupName, Rule},
+    },
+    sinks::text::Shown,
+    surroundings::Warning,
+};
+
+/// What `-` is called in messages.
+const STDIN: &str = "<stdin>";
+
+/// Lists of groups with the same rules, who uses them, and what the rules become.
+struct RuleSet {
+    groups: Vec<Vec<GroupName>>,
+    targets: Vec<String>,
+    compiled: Arc<CompiledPolicy>,
+}
+
+pub(crate) async fn check(arguments: &CheckArgs) -> Result<ExitCode, Failure> {
+    let is_stdin = arguments.file == Path::new("-");
+    let loaded = if is_stdin {
+        Policy::from_reader(Path::new(STDIN), io::stdin().lock())
+    } else {
+        Policy::load(Some(&arguments.file), Vec::new())
+    };
+    let (policy, mut warnings) = loaded.map_err(prepare::policy_failure)?;
+    let sets = rule_sets(&policy)?;
+    let compiled: Vec<_> = sets.iter().map(|set| Arc::clone(&set.compiled)).collect();
+    let of_this_host = warn::of_this_host(&policy.rules, &compiled).await;
+    warnings.extend(of_this_host.iter().map(|warning| placed(warning, &policy.rules)));
+    let told = diagnostic::render(&warnings, prepare::colour());
+    if arguments.strict && !warnings.is_empty() {
+        let verdict = anyhow!("--strict takes no warnings, and there {}", are(warnings.len()));
+        console::say(told.trim_end());
+        return Err(Failure::new(Exit::Policy, verdict));
+    }
+    if !warnings.is_empty() {
+        console::say(told.trim_end());
+    }
+    let name = if is_stdin {
+        Path::new(STDIN)
+    } else {
+        &arguments.file
+    };
+    let mut answer = format!("{}: {}\n", Shown(&name.display().to_string()), contents(&policy));
+    if arguments.compiled {
+        for set in &sets {
+            answer.push('\n');
+            show(set, &policy.rules, &mut answer);
+        }
+    }
+    console::answer(&answer).map_err(|error| {
+        let error = anyhow!(error).context("cannot write to stdout");
+        Failure::new(Exit::Failed, error)
+    })?;
+    Ok(Exit::Done.into())
+}
+
+fn are(warnings: usize) -> String {
+    match warnings {
+        1 => "is 1".to_owned(),
+        several => format!("are {several}"),
+    }
+}
+
+/// A warning of the host's, at the rule that it is about.
+fn placed(warning: &Warning, rules: &[Rule]) -> Diagnostic {
+    let rule = rules.iter().find(|rule| rule.label == warning.rule.label);
+    let place = rule.map(|rule| Place::from(&rule.origin));
+    let mut diagnostic = Diagnostic::new(Severity::Warning, warning.to_string(), place);
+    let in_file = if warning.hint.contains("--allow") {
+        "; in the file that is a rule with `action = \"allow\"`"
+    } else {
+        ""
+    };
+    diagnostic.hint = Some(format!("{}{in_file}", warning.hint));
+    diagnostic
+}
+
+/// What is in the policy, in a line.
+fn contents(policy: &Policy) -> String {
+    let prefixes: usize = policy.rules.iter().map(|rule| rule.prefixes.len()).sum();
+    let groups: BTreeSet<_> = policy.group_sets().into_iter().flatten().collect();
+    [
+        counted(policy.rules.len(), "rule"),
+        match prefixes {
+            1 => "1 prefix".to_owned(),
+            several => format!("{several} prefixes"),
+        },
+        counted(policy.targets.len(), "target"),
+        counted(groups.len(), "group"),
+    ]
+    .join(", ")
+}
+
+/// The sets of rules that differ, in the order of the names of their groups.
+fn rule_sets(policy: &Policy) -> Result<Vec<RuleSet>, Failure> {
+    let mut sets: Vec<RuleSet> = Vec::new();
+    let mut known: HashMap<Arc<CompiledPolicy>, usize> = HashMap::new();
+    for groups in policy.group_sets() {
+        let compiled = compile(&policy.rules, &groups).map_err(|diagnostics| {
+            Failure::rendered(Exit::Policy, diagnostic::render(&diagnostics, prepare::colour()))
+        })?;
+        let compiled = Arc::new(compiled);
+        let targets = policy.targets.iter().filter(|target| target.groups == groups);
+        let targets = targets.map(|target| target.name.clone());
+        let index = *known.entry(Arc::clone(&compiled)).or_insert(sets.len());
+        match sets.get_mut(index) {
+            Some(set) => {
+                set.targets.extend(targets);
+                set.groups.push(groups);
+            }
+            None => sets.push(RuleSet {
+                targets: targets.collect(),
+                groups: vec![groups],
+                compiled,
+            }),
+        }
+    }
+    Ok(sets)
+}
+
+/// A compiled policy for people: who gets it, how large it is, and for each prefix the clauses of its list in the
+/// order they are tried.
+fn show(set: &RuleSet, rules: &[Rule], out: &mut String) {
+    let groups: Vec<_> = set.groups.iter().map(|groups| groups.join(" and ")).collect();
+    let who = match set.targets.as_slice() {
+        [] => "no target".to_owned(),
+        [one] => format!("target {one}"),
+        several => format!("targets {}", several.join(", ")),
+    };
+    let compiled = &set.compiled;
+    let title = format!("rules of {}, for {who}", groups.join("; of "));
+    let entries = match compiled.entries().len() {
+        1 => "1 entry".to_owned(),
+        several => format!("{several} entries"),
+    };
+    let clauses = counted(compiled.clauses().len(), "clause");
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        out,
+        "{}\n  {entries}, {clauses}, about {} bytes in the kernel",
+        Shown(&title),
+        compiled.kernel_bytes()
+    );
+    for entry in compiled.entries() {
+        let mut list = compiled.list(entry.head).peekable();
+        let _ = write!(out, "  {}", entry.prefix);
+        if list.peek().is_none() {
+            let _ = writeln!(out, "\n    nothing is tried: the connect is allowed");
+            continue;
+        }
+        let _ = writeln!(out);
+        for (number, clause) in (1_u32..).zip(list) {
+            let _ = writeln!(out, "    {number}. {}", describe(clause, rules));
+        }
+    }
+}
+
+/// `reject with EACCES, tcp, ports 443-450: name`
+fn describe(clause: &Clause, rules: &[Rule]) -> String {
+    let Some(rule) = rules.get(clause.rule as usize) else {
+        return format!("rule {}", clause.rule);
+    };
+    let proto = rule.proto.map_or(String::new(), |proto| {
+        format!(", {}", format!("{proto:?}").to_lowercase())
+    });
+    let ports = match (clause.port_min, clause.port_max) {
+        (0, u16::MAX) => String::new(),
+        (first, last) if first == last => format!(", port {first}"),
+        (first, last) => format!(", ports {first}-{last}"),
+    };
+    let told = format!("{}{proto}{ports}: {}", rule.outcome(), rule.label);
+    Shown(&told).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        version = 1
+        [[target]]
+        name = "web"
+        cgroup = "/web"
+        use = ["a"]
+        [[target]]
+        name = "api"
+        cgroup = "/api"
+        use = ["a", "default"]
+        [[target]]
+        name = "job"
+        cgroup = "/job"
+        use = ["b"]
+        [[rule]]
+        name = "wide"
+        groups = ["a"]
+        prefix = "::/0"
+        action = "reject"
+        [[rule]]
+        name = "some"
+        groups = ["a"]
+        prefix = "2001:db8::/32"
+        action = "redirect"
+        to = "192.0.2.1"
+        errno = "EACCES"
+        proto = "tcp"
+        ports = [443, "8000-8999"]
+        [[rule]]
+        name = "other"
+        groups = ["b"]
+        prefix = "2001:db8::/32"
+        action = "allow"
+    "#;
+
+    #[test]
+    fn a_compiled_policy_is_shown_once_with_all_that_use_it_and_clauses_in_order() {
+        let (policy, _) = Policy::from_text(Path::new("p.toml"), TEXT.to_owned(), Vec::new()).unwrap();
+        assert_eq!(contents(&policy), "3 rules, 3 prefixes, 3 targets, 3 groups");
+        let sets = rule_sets(&policy).unwrap();
+        let mut shown = Vec::new();
+        for set in &sets {
+            let mut out = String::new();
+            show(set, &policy.rules, &mut out);
+            shown.push(out);
+        }
+        assert_eq!(shown.len(), 2);
+        // Nodes: seven entries, and four where neighbours part, at ::/2, ::/80, ::/127 and fe00::/7.
+        assert_eq!(
+            shown[0],
+            "rules of a; of a and default, for targets web, api\n\
+             \x20 7 entries, 3 clauses, about 824 bytes in the kernel\n\
+             \x20 ::/0\n    1. reject with ENETUNREACH: wide\n\
+             \x20 ::/128\n    nothing is tried: the connect is allowed\n\
+             \x20 ::1/128\n    nothing is tried: the connect is allowed\n\
+             \x20 ::ffff:0.0.0.0/96\n    nothing is tried: the connect is allowed\n\
+             \x20 2001:db8::/32\n\
+             \x20   1. redirect to 192.0.2.1 (or EACCES if it cannot be moved), tcp, port 443: some\n\
+             \x20   2. redirect to 192.0.2.1 (or EACCES if it cannot be moved), tcp, ports 8000-8999: some\n\
+             \x20   3. reject with ENETUNREACH: wide\n\
+             \x20 fe80::/10\n    nothing is tried: the connect is allowed\n\
+             \x20 ff00::/8\n    nothing is tried: the connect is allowed\n"
+        );
+        assert!(
+            shown[1].starts_with("rules of b, for target job\n"),
+            "{}",
+            shown[1]
+        );
+        assert!(shown[1].contains("    1. allow: other\n"), "{}", shown[1]);
+    }
+}
