@@ -15,6 +15,8 @@ mod spawn;
 
 mod exec;
 
+mod doctor;
+
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -50,6 +52,7 @@ fn run_to_end(cli: Cli) -> Result<ExitCode, Failure> {
     let result = match cli.verb {
         Verb::Run(arguments) => runtime.block_on(run::run(&arguments)),
         Verb::Exec(arguments) => runtime.block_on(exec::exec(&arguments)),
+        Verb::Doctor(arguments) => runtime.block_on(doctor::doctor(&arguments)),
     };
     // A blocking task (a resolver that does not answer) must not hold up the end.
     runtime.shutdown_background();

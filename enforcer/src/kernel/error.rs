@@ -105,7 +105,7 @@ impl KernelError {
 }
 
 /// The operating system's error number at the bottom of a chain of errors.
-fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+pub(crate) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(number) = error
