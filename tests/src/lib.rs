@@ -7,7 +7,9 @@
 //! Reading order: [`cgroup`] and [`netns`] are the two places a process can be put, [`names`] what it believes
 //! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
 //! told to, [`server`] what it connects to, [`enforcer`] the real binary. [`black_hole`] is a host whose IPv6
-//! is broken, [`scene`] a workload with something to connect to, [`stage`] where most verdicts are tested. [`verdicts`] is the verdict table, [`kernel`] what
+//! is broken, [`scene`] a workload with something to connect to, [`stage`] where most verdicts are tested. [`foreign`]
+//! is a program that somebody else has attached, [`privileges`] starts programs with fewer capabilities, [`records`] is
+//! what was measured on each kernel. [`verdicts`] is the verdict table, [`kernel`] what
 //! to expect of the running kernel, [`need`] the only way to skip a test, [`wait`] the only way to wait.
 //!
 //! This library does not know aya, and loads nothing but enforcer's own probes.
@@ -31,8 +33,11 @@ pub mod black_hole;
 pub mod scene;
 pub mod stage;
 
+pub mod foreign;
 pub mod kernel;
 pub mod need;
+pub mod privileges;
+pub mod records;
 pub mod verdicts;
 pub mod wait;
 
