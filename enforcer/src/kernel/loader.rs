@@ -157,7 +157,10 @@ pub(crate) fn open(
         .override_global("FIXED_POLICY", &fixed_policy, true)
         .override_global(aya_log::LEVEL, &bpf_log, true)
         .map_max_entries("EVENTS", options.ring_bytes)
-        .map_max_entries("COUNTERS", options.targets.saturating_add(1))
+        .map_max_entries(
+            "COUNTERS",
+            counters::CounterMap::elements(options.targets.saturating_add(1)),
+        )
         .load(objects::programs())
         .map_err(|source| KernelError::Object {
             object: "the programs",
