@@ -102,7 +102,7 @@ fn event(
         (Action::Redirect, _, Some(clause)) | (_, Some(_), Some(clause)) => Some(clause),
         _ => None,
     };
-    // VERIFIER all, without CAP_PERFMON: of arrays of zeroes the compiler makes calls of memset, and the verifier refuses the
+    // VERIFIER 6.12 and newer, without CAP_PERFMON: of arrays of zeroes the compiler makes calls of memset, and the verifier refuses the
     // loop in it ("R5 tried to add from different maps, paths or scalars, pointer arithmetic with it prohibited"). So
     // words are chosen one by one, and the padding's zeroes are made opaque.
     let to_word = |index: usize| redirect.map_or(0, |clause| clause.to_be[index]);

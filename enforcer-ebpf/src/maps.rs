@@ -121,7 +121,7 @@ impl PolicyTable for KernelTable {
 /// The words of every target's [`Counters`], one after the other. A target's words are elements of their own, not one
 /// element that is indexed into.
 ///
-/// VERIFIER all, without CAP_PERFMON: adding to a pointer what is one number on one path and another on the next is
+/// VERIFIER 6.12 and newer, without CAP_PERFMON: adding to a pointer what is one number on one path and another on the next is
 /// refused ("R2 tried to add from different maps, paths or scalars, pointer arithmetic with it prohibited").
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { (MAX_CGROUPS as usize + 1) * Counters::WORDS }> = PerCpuArray::new();

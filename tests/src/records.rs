@@ -37,6 +37,8 @@ pub struct Record {
     pub line: String,
     /// Release of the kernel that was measured.
     pub release: String,
+    /// Whether it loads enforcer's programs for a process without CAP_PERFMON: [`YES`] or [`PERFMON`].
+    pub programs: String,
     /// By the feature's identifier: [`YES`], [`PERFMON`] or [`NO`].
     pub features: BTreeMap<String, String>,
     /// By program: instructions that the verifier walked.
@@ -96,13 +98,22 @@ fn running_release() -> Result<String> {
 ///
 /// When it does not end with `code`, or what it says is no JSON.
 pub fn doctor(command: Command, code: i32) -> Result<Value> {
-    let finished = Enforcer::start(command)?.finish(PATIENCE)?;
+    let (found, report) = any_doctor(command)?;
     anyhow::ensure!(
-        finished.status.code() == Some(code) && finished.stderr.is_empty(),
-        "run enforcer doctor: {finished:?}"
+        found == Some(code),
+        "run enforcer doctor: it ended with {found:?}: {report}"
     );
+    Ok(report)
+}
+
+/// With the code it ended with.
+fn any_doctor(command: Command) -> Result<(Option<i32>, Value)> {
+    let finished = Enforcer::start(command)?.finish(PATIENCE)?;
+    anyhow::ensure!(finished.stderr.is_empty(), "run enforcer doctor: {finished:?}");
     let text = finished.stdout.join("\n");
-    serde_json::from_str(&text).with_context(|| format!("understand what enforcer doctor says: {text}"))
+    let report = serde_json::from_str(&text)
+        .with_context(|| format!("understand what enforcer doctor says: {text}"))?;
+    Ok((finished.status.code(), report))
 }
 
 /// The items of that kind in what `doctor` said.
@@ -125,10 +136,15 @@ pub fn measure() -> Result<Record> {
     let full = doctor(Enforcer::command(&Place::default(), arguments)?, 0)?;
     let mut command = Enforcer::command(&Place::default(), arguments)?;
     limit_to(&mut command, LEAST_AND_LIMITS);
-    let least = doctor(command, 0)?;
+    let (code, least) = any_doctor(command)?;
     let mut record = Record {
         line: running_line()?,
         release: running_release()?,
+        programs: match code {
+            Some(0) => YES.to_owned(),
+            Some(4) => PERFMON.to_owned(),
+            other => bail!("run enforcer doctor: it ended with {other:?}"),
+        },
         ..Record::default()
     };
     for feature in FEATURES {
@@ -202,6 +218,14 @@ pub fn page(records: &[Record]) -> String {
             &[vec![format!("`{}`", feature.id)], values.collect()].concat(),
         );
     }
+    let programs = records.iter().map(|record| match record.programs.as_str() {
+        PERFMON => "CAP_PERFMON".to_owned(),
+        other => other.to_owned(),
+    });
+    line(
+        &mut page,
+        &[vec!["loads enforcer's programs".to_owned()], programs.collect()].concat(),
+    );
     page.push_str(VERIFIER);
     line(&mut page, &[vec!["program".to_owned()], header].concat());
     page.push_str(&format!("|---|{}\n", "---|".repeat(records.len())));
@@ -251,7 +275,8 @@ const MATRIX: &str = "
 ## What each kernel has
 
 As measured on the newest patch release of each line: Debian's cloud kernels, and a host's own where the line is none of
-theirs. CAP_PERFMON means that a process needs this capability besides CAP_BPF and CAP_NET_ADMIN, when it loads the programs.
+theirs. CAP_PERFMON means that a process needs this capability besides CAP_BPF and CAP_NET_ADMIN, when it loads the programs; where
+that is said in the last line, enforcer cannot govern without it.
 
 ";
 

@@ -15,7 +15,9 @@ use enforcer_tests::{
     protocol::{Connect, SocketKind},
     records::{NO, PERFMON, Record, YES, blessing, measure, page, page_path, records, running_line},
     scene::{A, IPV4, Scene},
+    wait::PATIENCE,
 };
+use rustix::thread::CapabilitySet;
 
 /// A program may take this much of what is on record, in hundredths.
 const GROWTH: u32 = 120;
@@ -43,6 +45,7 @@ fn the_kernel_has_what_is_on_record_and_its_verifier_walks_little_more() {
     }
     let Some(record) = record(TEST) else { return };
     assert_eq!(measured.features, record.features);
+    assert_eq!(measured.programs, record.programs);
     for (program, count) in &measured.instructions {
         let known = record.instructions.get(program);
         let known =
@@ -102,6 +105,23 @@ fn govern(scene: &Scene, least: bool, rule: [&str; 2]) -> Enforcer {
     Enforcer::start_governing(command).unwrap()
 }
 
+/// With which capabilities the kernel takes the programs: all of them, and where the record says so the least. It is
+/// refused otherwise, with what is missing.
+fn privileges(record: &Record, scene: &Scene) -> Vec<bool> {
+    if record.programs == YES {
+        return vec![false, true];
+    }
+    let path = scene.path();
+    let run = ["run", "--cgroup", &path, "--reject", "2001:db8:a::/48"];
+    let mut command = Enforcer::command(&scene.outside(), run).unwrap();
+    limit_to(&mut command, LEAST_AND_LIMITS);
+    let finished = Enforcer::start(command).unwrap().finish(PATIENCE).unwrap();
+    assert_eq!(finished.status.code(), Some(4), "{finished:?}");
+    let said = finished.stderr.join("\n");
+    assert!(said.contains("hint: ") && said.contains("CAP_PERFMON"), "{said}");
+    vec![false]
+}
+
 #[test]
 fn a_rejection_and_its_event_are_as_the_record_says() {
     let Some(record) = record("a_rejection_and_its_event_are_as_the_record_says") else {
@@ -109,7 +129,8 @@ fn a_rejection_and_its_event_are_as_the_record_says() {
     };
     let scene = Scene::new("record-reject").unwrap();
     let mut client = scene.client().unwrap();
-    for (index, least) in [false, true].into_iter().enumerate() {
+    for least in privileges(&record, &scene) {
+        let index = usize::from(least);
         scene.connects(&mut client, A).unwrap();
         let enforcer = govern(&scene, least, ["--reject", "2001:db8:a::/48,errno=EHOSTDOWN"]);
         let answer = client.connect_tcp(scene.to(A)).unwrap();
@@ -136,7 +157,8 @@ fn a_socket_for_ipv6_only_is_treated_as_the_record_says() {
     let mut client = scene.client().unwrap();
     let mut v6only = Connect::new(SocketKind::Tcp, scene.to(A));
     v6only.v6only = Some(true);
-    for (index, least) in [false, true].into_iter().enumerate() {
+    for least in privileges(&record, &scene) {
+        let index = usize::from(least);
         assert!(client.connect(v6only.clone()).unwrap().ok);
         let rule = format!("2001:db8:a::/48={IPV4},errno=EHOSTDOWN");
         let enforcer = govern(&scene, least, ["--redirect", &rule]);
@@ -206,13 +228,10 @@ fn locked_memory_is_needed_where_the_record_says() {
     let mut command =
         Enforcer::command(&Place::outside(&scene.netns), ["doctor", "--output", "json"]).unwrap();
     // No CAP_SYS_RESOURCE: the limit stays.
-    limit_to(&mut command, LEAST);
+    limit_to(&mut command, LEAST.union(CapabilitySet::PERFMON));
     no_locked_memory(&mut command);
     let needed = !has(&record, "memcg-accounting")[0];
-    let finished = Enforcer::start(command)
-        .unwrap()
-        .finish(enforcer_tests::wait::PATIENCE)
-        .unwrap();
+    let finished = Enforcer::start(command).unwrap().finish(PATIENCE).unwrap();
     assert_eq!(
         finished.status.code(),
         Some(if needed { 4 } else { 0 }),

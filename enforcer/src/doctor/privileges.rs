@@ -43,8 +43,9 @@ const ROWS: &[Row] = &[
         set: CapabilitySet::PERFMON,
         in_sys_admin: true,
         without: Level::Limits,
-        follows: "IPV6_V6ONLY is not seen: a redirect to IPv4 on such a socket ends in the kernel's ENETUNREACH \
-                  instead of the rule's errno; newer kernels also keep the thread's name from events",
+        follows: "older kernels then refuse enforcer's programs, which is said above; others do not show IPV6_V6ONLY (a \
+                  redirect to IPv4 on such a socket ends in the kernel's ENETUNREACH instead of the rule's errno), and \
+                  the newest not the thread's name",
     },
     Row {
         name: "CAP_SYS_RESOURCE",

@@ -94,6 +94,10 @@ impl KernelError {
                  that allows bpf(2)"
             }
             (_, libc::ENOSYS) => "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)",
+            (Self::Load { .. }, libc::EACCES) => {
+                "verifiers of older kernels take the programs only from a process that has CAP_PERFMON too; with it, this \
+                 is a fault of enforcer's"
+            }
             (Self::Load { .. }, libc::EINVAL) => {
                 "this kernel may be built without cgroup BPF (CONFIG_CGROUP_BPF)"
             }

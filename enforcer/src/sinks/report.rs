@@ -180,6 +180,8 @@ pub fn json(report: &Report) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn item(name: &str, state: &str, level: Level, follows: Option<&str>) -> (Section, Item) {
@@ -240,6 +242,36 @@ mod tests {
             anstream::adapter::strip_str(&coloured).to_string(),
             text(&report(Level::Blocks), Colour::Never)
         );
+    }
+
+    /// What follows each `Item::new(` and `Item::unknown(` in doctor's files.
+    fn items_made() -> BTreeSet<&'static str> {
+        const FILES: &[&str] = &[
+            include_str!("../doctor/kernel.rs"),
+            include_str!("../doctor/privileges.rs"),
+            include_str!("../doctor/cgroups.rs"),
+            include_str!("../doctor/attached.rs"),
+            include_str!("../doctor/ipv6.rs"),
+            include_str!("../doctor/engines.rs"),
+            include_str!("../doctor/workloads.rs"),
+        ];
+        FILES
+            .iter()
+            .flat_map(|file| file.split("Item::new(").chain(file.split("Item::unknown(")))
+            .filter_map(|after| after.trim_start().strip_prefix('"')?.split('"').next())
+            .collect()
+    }
+
+    #[test]
+    fn every_item_is_documented_and_no_other() {
+        let documented: BTreeSet<_> = include_str!("../../../docs/doctor.md")
+            .split("## Items")
+            .nth(1)
+            .unwrap()
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        assert_eq!(items_made(), documented);
     }
 
     #[test]
