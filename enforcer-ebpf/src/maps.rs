@@ -1,9 +1,6 @@
 //! Every map of the programs, each beside the only functions that touch it.
 
-use core::{
-    hint::black_box,
-    intrinsics::{AtomicOrdering, atomic_xadd},
-};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED},
@@ -121,33 +118,37 @@ impl PolicyTable for KernelTable {
     }
 }
 
+/// The words of every target's [`Counters`], one after the other. A target's words are elements of their own, not one
+/// element that is indexed into.
+///
+/// VERIFIER 6.12 and newer, without CAP_PERFMON: adding to a pointer what is one number on one path and another on the next is
+/// refused ("R2 tried to add from different maps, paths or scalars, pointer arithmetic with it prohibited").
 #[btf_map]
-static COUNTERS: PerCpuArray<Counters, { MAX_CGROUPS as usize + 1 }> = PerCpuArray::new();
+static COUNTERS: PerCpuArray<u64, { (MAX_CGROUPS as usize + 1) * Counters::WORDS }> = PerCpuArray::new();
 
 /// This CPU's counters of a target.
-pub(crate) struct CpuCounters(*mut u64);
+pub(crate) struct CpuCounters {
+    first: u32,
+}
 
-/// This CPU's counters of a target, or `None` if there is no such target.
+/// This CPU's counters of a target.
 #[inline(always)]
-pub(crate) fn counters(target: u32) -> Option<CpuCounters> {
-    Some(CpuCounters(COUNTERS.get_ptr_mut(target)?.cast()))
+pub(crate) fn counters(target: u32) -> CpuCounters {
+    CpuCounters {
+        first: target.wrapping_mul(Counters::WORDS as u32),
+    }
 }
 
 impl CpuCounters {
-    /// Adds one to a word of [`Counters`].
+    /// Adds one to a word of [`Counters`]; to nothing where there is no such target.
     ///
     /// Atomically: migration is disabled while a program runs, but on a preemptible kernel another thread's
     /// connect can run on this CPU between load and store, and a plain increment would be lost.
     #[inline(always)]
     pub(crate) fn increment(&self, word: usize) {
-        // VERIFIER all: a compiler that knows an index from an enum's range leaves its bounds check out, and a
-        // verifier that lost that range (a one-byte spill to the stack) then refuses the access ("R0 max value
-        // is outside of the allowed memory range"). So it is made opaque to the compiler, then checked.
-        let word = black_box(word);
-        if word < Counters::WORDS {
-            // SAFETY: the pointer is to this CPU's value, which has that many words; programs access it
-            // in no other way.
-            unsafe { atomic_xadd::<_, _, { AtomicOrdering::Relaxed }>(self.0.wrapping_add(word), 1_u64) };
+        if let Some(counter) = COUNTERS.get_ptr_mut(self.first.wrapping_add(word as u32)) {
+            // SAFETY: the pointer is to this CPU's value; programs access it in no other way.
+            unsafe { atomic_xadd::<_, _, { AtomicOrdering::Relaxed }>(counter, 1_u64) };
         }
     }
 }

@@ -46,6 +46,10 @@ pub enum Need {
     Guest,
     /// The C library the tests and their client are built for is glibc.
     Glibc,
+    /// `kernels.toml` has a record of the running kernel's line.
+    KernelOnRecord,
+    /// The whole repository is here.
+    Repository,
 }
 
 impl fmt::Display for Need {
@@ -64,6 +68,8 @@ impl fmt::Display for Need {
             Self::V6OnlyVisible => "the kernel does not let programs see IPV6_V6ONLY",
             Self::Guest => "this is no guest of `cargo xtask vm`",
             Self::Glibc => "the tests are not built for glibc",
+            Self::KernelOnRecord => "kernels.toml has no record of this kernel's line",
+            Self::Repository => "the repository is not here",
         })
     }
 }
@@ -82,6 +88,8 @@ impl Need {
             | Self::Mptcp
             | Self::IoUring
             | Self::Guest
+            | Self::KernelOnRecord
+            | Self::Repository
             | Self::SetRetval
             | Self::GovernedPing
             | Self::V6OnlyVisible => return None,

@@ -38,6 +38,17 @@ Rules:
 Example:
   enforcer exec --reject internet -- ./my-program";
 
+const DOCTOR_HELP: &str = "\
+Marks:
+  ok       as it should be, or of no consequence
+  note     worth knowing
+  limits   enforcer does less because of it
+  unknown  could not be looked at
+  BLOCKS   makes enforcing impossible: exit code 4
+
+It changes nothing, attaches nothing, and sends no packet unless asked to. Without root it says what it could not
+look at. Every item is documented in docs/doctor.md.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Govern existing workloads until SIGINT or SIGTERM, and stream their connects.
@@ -46,6 +57,9 @@ pub(crate) enum Verb {
     /// Run a command with its IPv6 connects governed.
     #[command(after_help = RULE_HELP)]
     Exec(ExecArgs),
+    /// Say what this machine offers, and what follows from it.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
     /// Check a policy file: every problem at once, with line, column and a way out. Needs no privilege.
     Check(CheckArgs),
     /// Say what a connect to an address would meet, by which rule, and why not by another. Needs no privilege.
@@ -197,6 +211,24 @@ pub(crate) struct ExecArgs {
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// How the report is written.
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    pub(crate) output: ReportOutput,
+    /// Also ask the system's resolver for this network's NAT64 prefix.
+    #[arg(long)]
+    pub(crate) lookup: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportOutput {
+    /// Aligned lines, for people.
+    Human,
+    /// One JSON object (docs/doctor.md).
+    Json,
 }
 
 /// Workloads. With a policy file they replace its targets.

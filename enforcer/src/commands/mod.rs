@@ -17,6 +17,7 @@ mod exec;
 
 mod check;
 
+mod doctor;
 mod explain;
 
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ fn run_to_end(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Exec(arguments) => runtime.block_on(exec::exec(&arguments)),
         Verb::Check(arguments) => runtime.block_on(check::check(&arguments)),
         Verb::Explain(arguments) => explain::explain(&arguments),
+        Verb::Doctor(arguments) => runtime.block_on(doctor::doctor(&arguments)),
     };
     // A blocking task (a resolver that does not answer) must not hold up the end.
     runtime.shutdown_background();

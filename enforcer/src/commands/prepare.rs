@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     daemon::StartOptions,
-    kernel::{KernelError, Support},
+    kernel::{
+        KernelError, Support,
+        features::{FEATURES, Global},
+    },
     policy::{
         Policy,
         compile::compile,
@@ -113,10 +116,13 @@ pub(crate) fn support(rules: &[Rule], talk: Talk) -> Result<Support, Failure> {
     let support = Support::probe().map_err(kernel_failure)?;
     let rejects = rules.iter().any(|rule| !matches!(rule.action, RuleAction::Allow));
     if rejects && !support.set_retval {
-        talk.note(
-            "this kernel has no bpf_set_retval (5.18 and later have): a rejected connect ends in EPERM, whatever \
-             errno the rule names, and fewer clients take that as \"try the next address\"",
-        );
+        for feature in FEATURES.iter().filter(|it| it.global == Some(Global::SetRetval)) {
+            talk.note(format_args!(
+                "this kernel has no {}: {}",
+                feature.name,
+                feature.without.text()
+            ));
+        }
     }
     Ok(support)
 }

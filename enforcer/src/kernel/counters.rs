@@ -5,32 +5,45 @@ use aya::{
     maps::{MapData, PerCpuArray},
 };
 use enforcer_common::counters::Counters;
+use zerocopy::IntoBytes as _;
 
-use super::{KernelError, loader, plain::Plain};
+use super::{KernelError, loader};
 
-/// The counters of every target.
-pub(crate) struct CounterMap(PerCpuArray<MapData, Plain<Counters>>);
+/// Name of the map.
+const COUNTERS: &str = "COUNTERS";
+
+/// The counters of every target: its words one after the other, each an element.
+pub(crate) struct CounterMap(PerCpuArray<MapData, u64>);
 
 impl CounterMap {
     pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        loader::typed_map(ebpf, "COUNTERS").map(Self)
+        loader::typed_map(ebpf, COUNTERS).map(Self)
+    }
+
+    /// How many elements that many targets take.
+    pub(crate) const fn elements(targets: u32) -> u32 {
+        targets.saturating_mul(Counters::WORDS as u32)
     }
 
     /// By target index, summed over CPUs.
     pub(crate) fn read(&self) -> Result<Vec<Counters>, KernelError> {
-        (0..self.0.len())
-            .map(|target| {
-                let per_cpu = self.0.get(&target, 0).map_err(|source| KernelError::Map {
-                    operation: "read the counters",
-                    map: "COUNTERS",
-                    source: Box::new(source),
-                })?;
-                let mut total = Counters::default();
-                for Plain(counters) in per_cpu.iter() {
-                    total.add(counters);
-                }
-                Ok(total)
+        let mut words = Vec::new();
+        for index in 0..self.0.len() {
+            let per_cpu = self.0.get(&index, 0).map_err(|source| KernelError::Map {
+                operation: "read the counters",
+                map: COUNTERS,
+                source: Box::new(source),
+            })?;
+            words.push(per_cpu.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word)));
+        }
+        Ok(words
+            .chunks_exact(Counters::WORDS)
+            .map(|words| {
+                let mut counters = Counters::default();
+                // Both are that many words.
+                counters.as_mut_bytes().copy_from_slice(words.as_bytes());
+                counters
             })
-            .collect()
+            .collect())
     }
 }

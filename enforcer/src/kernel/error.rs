@@ -115,10 +115,14 @@ impl KernelError {
                  that allows bpf(2)"
             }
             (_, libc::ENOSYS) => "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)",
+            (Self::Load { .. }, libc::EACCES) => {
+                "verifiers of older kernels take the programs only from a process that has CAP_PERFMON too; where it has, \
+                 please report the refusal, with `uname -r`"
+            }
             (Self::Load { .. }, libc::EINVAL) => {
                 "this kernel may be built without cgroup BPF (CONFIG_CGROUP_BPF)"
             }
-            (Self::Load { .. }, libc::EACCES | libc::E2BIG) => {
+            (Self::Load { .. }, libc::E2BIG) => {
                 "the verifier of this kernel refuses a program that others take: please report it, with `uname -r`"
             }
             (_, libc::ENOMEM | libc::ENOSPC) => "the kernel is short of memory for BPF maps",
@@ -138,7 +142,7 @@ fn refusal(source: io::Error, log: String) -> Box<dyn Error + Send + Sync> {
 }
 
 /// The operating system's error number at the bottom of a chain of errors.
-fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+pub(crate) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(number) = error

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Map, MapData},
     programs::CgroupSockAddr,
 };
@@ -11,7 +11,7 @@ use enforcer_common::{binding::Binding, counters::Counters};
 
 use super::{
     Attachment, BpfLog, BpfLogLevel, EventRing, Installed, KernelError, Support, attachment, counters,
-    objects, policies::Policies,
+    features::FEATURES, objects, policies::Policies,
 };
 use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 
@@ -19,6 +19,8 @@ use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 pub(crate) const CONNECT6: &str = "enforcer_connect6";
 /// Name of the program at `cgroup/getpeername6`.
 pub(crate) const GETPEERNAME6: &str = "enforcer_getpeername6";
+/// Every program.
+pub(crate) const PROGRAMS: [&str; 2] = [GETPEERNAME6, CONNECT6];
 
 /// Choices made at load.
 #[derive(Clone, Copy, Debug)]
@@ -61,28 +63,8 @@ impl Kernel {
     ///
     /// When the kernel refuses a map or a program.
     pub fn load(support: &Support, options: &LoadOptions) -> Result<Self, KernelError> {
-        raise_limits()?;
-        let has_set_retval = u32::from(support.set_retval);
-        let has_comm = u32::from(support.comm);
-        let has_v6only = u32::from(support.v6only_mask.is_some());
-        let v6only_mask = u32::from(support.v6only_mask.unwrap_or(0));
-        let fixed_policy = options.fixed_policy.unwrap_or(0);
-        let log_level = options.bpf_log.map_or(0, BpfLogLevel::raw);
-        let mut ebpf = EbpfLoader::new()
-            .override_global("HAS_SET_RETVAL", &has_set_retval, true)
-            .override_global("HAS_COMM", &has_comm, true)
-            .override_global("HAS_V6ONLY", &has_v6only, true)
-            .override_global("V6ONLY_MASK", &v6only_mask, true)
-            .override_global("FIXED_POLICY", &fixed_policy, true)
-            .override_global(aya_log::LEVEL, &log_level, true)
-            .map_max_entries("EVENTS", options.ring_bytes)
-            .map_max_entries("COUNTERS", options.targets.saturating_add(1))
-            .load(objects::programs())
-            .map_err(|source| KernelError::Object {
-                object: "the programs",
-                source: Box::new(source),
-            })?;
-        for name in [GETPEERNAME6, CONNECT6] {
+        let mut ebpf = open(support, options, VerifierLogLevel::default())?;
+        for name in PROGRAMS {
             program(&mut ebpf, name)?
                 .load()
                 .map_err(|error| KernelError::load(name, error))?;
@@ -145,18 +127,42 @@ impl Kernel {
     pub const fn take_log(&mut self) -> Option<BpfLog> {
         self.log.take()
     }
+}
 
-    /// How many instructions the verifier walked for each program, where the kernel tells (5.16 and later).
-    #[must_use]
-    pub fn verified_instructions(&self) -> Vec<(&'static str, Option<u32>)> {
-        [GETPEERNAME6, CONNECT6]
-            .into_iter()
-            .map(|name| {
-                let info = self.ebpf.program(name).and_then(|program| program.info().ok());
-                (name, info.and_then(|info| info.verified_instruction_count()))
-            })
-            .collect()
+/// Creates the maps and makes the programs ready to be loaded.
+pub(crate) fn open(
+    support: &Support,
+    options: &LoadOptions,
+    log_level: VerifierLogLevel,
+) -> Result<Ebpf, KernelError> {
+    raise_limits()?;
+    let globals: Vec<(&str, u32)> = FEATURES
+        .iter()
+        .filter_map(|feature| feature.global)
+        .map(|global| (global.name(), u32::from(support.has(global))))
+        .collect();
+    let v6only_mask = u32::from(support.v6only_mask.unwrap_or(0));
+    let fixed_policy = options.fixed_policy.unwrap_or(0);
+    let bpf_log = options.bpf_log.map_or(0, BpfLogLevel::raw);
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(log_level);
+    for (name, value) in &globals {
+        loader.override_global(name, value, true);
     }
+    loader
+        .override_global("V6ONLY_MASK", &v6only_mask, true)
+        .override_global("FIXED_POLICY", &fixed_policy, true)
+        .override_global(aya_log::LEVEL, &bpf_log, true)
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .map_max_entries(
+            "COUNTERS",
+            counters::CounterMap::elements(options.targets.saturating_add(1)),
+        )
+        .load(objects::programs())
+        .map_err(|source| KernelError::Object {
+            object: "the programs",
+            source: Box::new(source),
+        })
 }
 
 /// A program of the object, by name.

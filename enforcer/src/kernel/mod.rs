@@ -1,6 +1,7 @@
 //! The kernel side as the controller sees it, and the only room that names aya.
 //!
-//! [`Support`] is what the running kernel can do, found out by loading small programs. [`Kernel`] is the
+//! [`features`] is the one table of what kernels lack, [`survey`] asks for all of it, [`Support`] is what of it the
+//! loader acts on, found out by loading small programs. [`Kernel`] is the
 //! loaded programs with their maps: compiled policies go in through [`Kernel::install`], cgroups are governed
 //! through [`Kernel::attach`], records and counters come out. Nothing here knows what a target or a rule is
 //! called.
@@ -9,7 +10,15 @@ mod error;
 mod objects;
 mod plain;
 
+mod btf;
+mod syscall;
+
+pub mod features;
+mod probing;
 pub mod support;
+mod verification;
+
+pub mod attached;
 
 mod attachment;
 mod loader;
@@ -24,5 +33,7 @@ pub use error::{KernelError, VerifierRefusal};
 pub use loader::{Kernel, LoadOptions};
 pub use log::{BpfLog, BpfLogLevel};
 pub use policies::Installed;
+pub use probing::{Presence, survey};
 pub use ring::EventRing;
 pub use support::Support;
+pub use verification::verify;

@@ -110,7 +110,7 @@ fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(&TIME.timestamp_to_string(time))
 }
 
-fn append(line: &impl Serialize, block: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn append(line: &impl Serialize, block: &mut Vec<u8>) -> io::Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(block, Harmless);
     line.serialize(&mut serializer).map_err(io::Error::from)
 }

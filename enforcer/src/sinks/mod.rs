@@ -1,4 +1,5 @@
-//! Where events become lines: for people ([`live`]), for programs ([`json`]), and the [`summary`] at the end.
+//! Where events become lines: for people ([`live`]), for programs ([`json`]), and the [`summary`] at the end; and where
+//! what `doctor` found becomes its [`report`].
 //!
 //! A sink [`Render`]s items into bytes and knows nothing of files; [`writer`] moves the bytes to a stream on
 //! a thread of its own, so that neither the reader of the ring buffer nor any connecting process ever waits
@@ -15,6 +16,8 @@ pub mod json;
 pub mod writer;
 
 pub mod summary;
+
+pub mod report;
 
 pub(crate) mod text;
 

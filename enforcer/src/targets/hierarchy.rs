@@ -146,6 +146,12 @@ impl Hierarchy {
         &self.mount_root
     }
 
+    /// Whether hierarchies of version 1 are mounted beside it.
+    #[must_use]
+    pub fn is_hybrid(&self) -> bool {
+        !self.v1_mount_points.is_empty()
+    }
+
     /// Where a cgroup stands in the mount: `/a/b` for the directory `a/b` below the mount point.
     ///
     /// `cgroup` is named as in the `0::` line of `/proc/<pid>/cgroup`. `None` if this mount does not show it.

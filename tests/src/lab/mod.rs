@@ -46,6 +46,8 @@ pub const PREFIX: &str = "2001:db8:a::/48";
 
 /// The client's IPv6 address, but for [`Breakage::NoAddress`].
 pub const CLIENT_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 2);
+/// The client's interface, the only one beside loopback.
+pub const CLIENT_INTERFACE: &str = wiring::UPLINK;
 /// Where the client's nameserver is.
 pub const NAMESERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The only interface that the client has, and the only one that the server has.
-const UPLINK: &str = "uplink";
+pub(super) const UPLINK: &str = "uplink";
 /// The router's, on the client's side and on the server's.
 const INSIDE: &str = "inside";
 const OUTSIDE: &str = "outside";

@@ -1,7 +1,7 @@
 //! What every Rust file looks like: an opening that says what it does, a length one can read, `unsafe` with
 //! its reason, nothing unfinished.
 
-use super::tree::{File, Finding, Tree};
+use super::tree::{Finding, Tree};
 
 /// A file longer than this is more than one room.
 const MAX_LINES: usize = 500;
@@ -38,19 +38,26 @@ pub(crate) fn safety(tree: &Tree) -> Vec<Finding> {
                 .filter(|pair| pair[0].text == "unsafe" && ["{", "impl"].contains(&pair[1].text.as_str()))
                 .map(|pair| pair[0].line)
                 .collect();
-            places
-                .into_iter()
-                .filter(|line| !says_why(file, *line))
-                .map(|line| file.finding(line, "unsafe without a `// SAFETY:` comment before it"))
-                .collect::<Vec<_>>()
+            let lines: Vec<_> = file.text.lines().collect();
+            let mut before = 0;
+            let mut findings = Vec::new();
+            for line in places {
+                // Two on one line are one reason too few.
+                if !says_why(lines.get(before..line).unwrap_or_default()) {
+                    findings.push(
+                        file.finding(line, "unsafe without a `// SAFETY:` comment of its own before it"),
+                    );
+                }
+                before = line;
+            }
+            findings
         })
         .collect()
 }
 
-/// Whether a SAFETY comment stands on that line or before it, with at most two lines of code between: the
-/// beginning of the statement.
-fn says_why(file: &File, line: usize) -> bool {
-    let lines: Vec<_> = file.text.lines().take(line).collect();
+/// Whether a SAFETY comment stands on the last of these lines or before it, with at most two lines of code between: the
+/// beginning of the statement. The lines begin after the last `unsafe`, whose reason is not this one's.
+fn says_why(lines: &[&str]) -> bool {
     let mut code_lines = 0;
     for text in lines.iter().rev() {
         if text.contains("SAFETY:") {
@@ -136,6 +143,20 @@ mod tests {
             [0; 0]
         );
         assert_eq!(lines(safety, "fn f() {\n    unsafe { g() };\n}"), [2]);
+        assert_eq!(
+            lines(
+                safety,
+                "fn f() {\n    // SAFETY: one.\n    unsafe { g() };\n    unsafe { h() };\n}"
+            ),
+            [4]
+        );
+        assert_eq!(
+            lines(
+                safety,
+                "// SAFETY: one.\nfn f() { unsafe { g() }; unsafe { h() } }"
+            ),
+            [2]
+        );
         assert_eq!(
             lines(safety, "// SAFETY: far.\n\n\n\n\nunsafe impl Send for A {}"),
             [6]

@@ -19,7 +19,8 @@ pub(crate) struct Line {
     pub(crate) note: &'static str,
 }
 
-/// All of them, oldest first. Cloud flavours: the smallest, and cgroup BPF, bpffs, IPv6 and BTF are built in.
+/// All of them, oldest first. 5.15 and 6.6 are in no suite that a mirror still has: bookworm-backports begins at 6.12,
+/// trixie-backports at 6.16. Cloud flavours: the smallest, and cgroup BPF, bpffs, IPv6 and BTF are built in.
 pub(crate) const LINES: &[Line] = &[
     Line {
         name: "5.10",

@@ -9,6 +9,7 @@ mod kernels;
 mod lines;
 mod modules;
 mod payload;
+mod records;
 mod report;
 mod transcript;
 
@@ -71,7 +72,11 @@ pub(crate) struct Args {
     /// Boot the kernels that an earlier run fetched, without looking for newer ones
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Run only the tests whose name contains this; repeatable
+    /// Measure instead of testing: what each kernel has and what its verifier walks, here too where this is root;
+    /// write tests/kernels.toml and docs/kernels.md
+    #[arg(long, conflicts_with_all = ["filters", "full"])]
+    pub(crate) bless: bool,
+    /// Run only the tests whose name contains this, or that are in the file of this name; repeatable
     #[arg(value_name = "TEST-FILTER")]
     pub(crate) filters: Vec<String>,
 }
@@ -83,6 +88,7 @@ impl Args {
             kernel: vec![lines::ALL.to_owned()],
             full,
             offline: false,
+            bless: false,
             filters: Vec::new(),
         }
     }
@@ -123,6 +129,14 @@ impl fmt::Display for Summary {
 /// When the tests cannot be built, something the machine needs is missing, or no kernel can be had. A test
 /// that fails, or a guest that does not come up, is not an error but a failure in the summary.
 pub(crate) fn run(args: &Args) -> Result<Summary> {
+    let args = &Args {
+        filters: if args.bless {
+            vec![records::MEASURING.to_owned()]
+        } else {
+            args.filters.clone()
+        },
+        ..args.clone()
+    };
     let metadata = cargo_metadata::MetadataCommand::new()
         .no_deps()
         .exec()
@@ -178,6 +192,13 @@ pub(crate) fn run(args: &Args) -> Result<Summary> {
     }
     columns.sort_by_key(|column| lines::LINES.iter().position(|line| line.name == column.line));
     let summary = report::summary(&columns);
+    if args.bless {
+        let measured = columns
+            .iter()
+            .flat_map(|column| column.measured.clone())
+            .collect();
+        records::write(&tests_folder, &payload, measured)?;
+    }
     print(&format!("{}{summary}\n", report::text(&columns)));
     Ok(summary)
 }
@@ -266,8 +287,14 @@ impl Plan<'_> {
             Extent::Small
         };
         variables.extend(repetition_variables(extent));
+        let whole = self.payload.tests.iter().filter(|binary| binary.whole);
+        let whole: Vec<_> = whole.map(|binary| binary.name.as_str()).collect();
+        variables.push(("WHOLE", whole.join(" ")));
+        if self.args.bless {
+            variables.push((records::BLESS_VARIABLE, "1".to_owned()));
+        }
         let filters: String = self
-            .args
+            .payload
             .filters
             .iter()
             .map(|filter| format!(" {}", quoted(filter)))

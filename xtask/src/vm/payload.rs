@@ -56,6 +56,8 @@ pub(crate) struct TestBinary {
     pub(crate) tests: Vec<String>,
     /// Why it does not run in guests, if it does not.
     pub(crate) not_in_guests: Option<&'static str>,
+    /// Whether a filter is the name of its file: then all of its tests run.
+    pub(crate) whole: bool,
 }
 
 /// Everything that goes into every guest.
@@ -63,6 +65,8 @@ pub(crate) struct TestBinary {
 pub(crate) struct Payload {
     /// Those that run, and those that do not.
     pub(crate) tests: Vec<TestBinary>,
+    /// The filters that are not names of files, for those that do not run whole.
+    pub(crate) filters: Vec<String>,
     /// Programs by name, for `/bin`.
     pub(crate) programs: BTreeMap<String, PathBuf>,
     /// Shared libraries and the loader; they have the same place in the guest.
@@ -79,10 +83,25 @@ pub(crate) fn build(folder: &Path, filters: &[String]) -> Result<Payload> {
     fs::create_dir_all(&stripped).with_context(|| format!("creating {}", stripped.display()))?;
     let mut tests = Vec::new();
     let mut programs = BTreeMap::new();
-    for Built { name, kind, path } in built()? {
+    let built = built()?;
+    let files: Vec<_> = built
+        .iter()
+        .filter(|it| it.kind == TargetKind::Test)
+        .map(|it| it.name.clone())
+        .collect();
+    let test_filters = test_filters(filters, &files);
+    for Built { name, kind, path } in built {
         match kind {
             TargetKind::Test => tests.push(TestBinary {
-                tests: listed(&path, filters)?,
+                whole: names_file(filters, &name),
+                tests: if names_file(filters, &name) {
+                    listed(&path, &[])?
+                } else if test_filters.is_empty() && !filters.is_empty() {
+                    // Every filter is the name of another file.
+                    Vec::new()
+                } else {
+                    listed(&path, &test_filters)?
+                },
                 not_in_guests: NOT_IN_GUESTS.iter().find(|row| row.0 == name).map(|row| row.1),
                 path: strip(&path, &stripped.join(&name))?,
                 name,
@@ -113,9 +132,30 @@ pub(crate) fn build(folder: &Path, filters: &[String]) -> Result<Payload> {
     }
     Ok(Payload {
         tests,
+        filters: test_filters,
         programs,
         libraries,
     })
+}
+
+/// Whether one of the filters is the name of that test file, with or without its ending.
+pub(crate) fn names_file(filters: &[String], file: &str) -> bool {
+    filters
+        .iter()
+        .any(|filter| filter.strip_suffix(".rs").unwrap_or(filter) == file)
+}
+
+/// The filters that are not names of files: those of tests.
+fn test_filters(filters: &[String], files: &[String]) -> Vec<String> {
+    filters
+        .iter()
+        .filter(|filter| {
+            !files
+                .iter()
+                .any(|file| names_file(std::slice::from_ref(*filter), file))
+        })
+        .cloned()
+        .collect()
 }
 
 struct Built {
@@ -231,6 +271,18 @@ mod tests {
         let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"];
         assert!(found.iter().map(PathBuf::as_path).eq(expected.map(Path::new)));
         assert!(libraries("\tstatically linked\n").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_filter_is_a_file_or_part_of_a_tests_name() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let (filters, files) = (
+            words(&["exec", "run.rs", "reject"]),
+            words(&["exec", "exec_endings", "run"]),
+        );
+        let named: Vec<_> = files.iter().filter(|file| names_file(&filters, file)).collect();
+        assert_eq!(named, ["exec", "run"]);
+        assert_eq!(test_filters(&filters, &files), ["reject"]);
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(crate) struct Column {
     pub(crate) took: Duration,
     /// By `BINARY::TEST`.
     pub(crate) cells: BTreeMap<String, Cell>,
+    /// What tests measured, each as JSON.
+    pub(crate) measured: Vec<String>,
 }
 
 impl Column {
@@ -74,6 +76,11 @@ impl Column {
         Self {
             line,
             package,
+            measured: transcript
+                .runs
+                .values()
+                .flat_map(|run| run.measured.clone())
+                .collect(),
             release: transcript.release,
             took: life.took,
             cells,
@@ -88,6 +95,7 @@ impl Column {
             release: None,
             took: Duration::ZERO,
             cells: BTreeMap::from([(GUEST_ROW.to_owned(), Cell::Failed(why))]),
+            measured: Vec::new(),
         }
     }
 }
@@ -233,9 +241,11 @@ mod tests {
             path: "/nowhere".into(),
             tests: tests.iter().map(|&test| test.to_owned()).collect(),
             not_in_guests: None,
+            whole: false,
         };
         Payload {
             tests: vec![binary],
+            filters: Vec::new(),
             programs: BTreeMap::new(),
             libraries: BTreeSet::new(),
         }

@@ -43,6 +43,8 @@ pub(crate) struct Run {
     pub(crate) results: BTreeMap<String, Libtest>,
     /// By test.
     pub(crate) outcomes: BTreeMap<String, Outcome>,
+    /// What tests measured, each as JSON.
+    pub(crate) measured: Vec<String>,
     /// Its exit code, 137 when its time was up; `None` if the guest never saw its end.
     pub(crate) exit_code: Option<i32>,
     /// All that it printed.
@@ -135,6 +137,10 @@ impl Run {
         let outcome = match kind {
             "skipped" => Outcome::Skipped(reason.to_owned()),
             "n/a" => Outcome::NotApplicable(reason.to_owned()),
+            "measured" => {
+                self.measured.push(reason.to_owned());
+                return true;
+            }
             _ => return false,
         };
         self.outcomes.insert(test.to_owned(), outcome);
@@ -191,6 +197,7 @@ mod tests {
         test a ... ok\ntest m::b ... FAILED\ntest c ... ignored, slow\ntest d ... ok\n\
         ---- m::b stdout ----\nwanted 101\n\n---- e stdout ----\nother\n\nfailures:\n    m::b\n\
         @@vm outcome n/a\td\tno MPTCP before 5.15\n\
+        @@vm outcome measured\ta\t{\"line\":\"6.1\"}\n\
         @@vm end connect 101\n\n@@vm begin hung\nrunning 1 test\n";
 
     #[test]
@@ -219,6 +226,8 @@ mod tests {
             run.outcomes["d"],
             Outcome::NotApplicable("no MPTCP before 5.15".to_owned())
         );
+        assert_eq!(run.measured, ["{\"line\":\"6.1\"}"]);
+        assert!(!run.outcomes.contains_key("a"));
     }
 
     #[test]
