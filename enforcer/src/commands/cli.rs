@@ -24,7 +24,7 @@ Exit codes:
   0  done
   1  failed while running, or a target that is not there
   2  malformed argument
-  3  policy file that cannot be used
+  3  policy file that cannot be used, or has warnings under --strict
   4  kernel or privileges
   exec: the command's; 128+n if signal n ended it; 126 not executable; 127 not found";
 
@@ -105,11 +105,16 @@ pub(crate) struct ExplainArgs {
     /// The target that connects, by its name in the policy file (default: each whose rules differ).
     #[arg(long, value_name = "NAME", requires = "policy", conflicts_with = "groups")]
     pub(crate) target: Option<String>,
+    /// How the answer is written: human, or json (docs/explain.md).
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "human",
+        hide_possible_values = true
+    )]
+    pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) rules: RuleArgs,
-    /// How the answer is written.
-    #[arg(long, value_name = "FORMAT", default_value = "human")]
-    pub(crate) output: Output,
 }
 
 /// Where a connect goes.

@@ -115,6 +115,14 @@ pub(super) fn append(line: &impl Serialize, block: &mut Vec<u8>) -> io::Result<(
     line.serialize(&mut serializer).map_err(io::Error::from)
 }
 
+/// Any object as a line, written as events are: nothing in it moves a terminal.
+pub(crate) fn to_line(object: &impl Serialize) -> io::Result<String> {
+    let mut line = Vec::new();
+    append(object, &mut line)?;
+    line.push(b'\n');
+    String::from_utf8(line).map_err(io::Error::other)
+}
+
 /// Compact JSON in which characters that could confuse a terminal are `\u` escapes. JSON itself asks that
 /// only of those below U+0020; parsers see no difference, people who look at the stream are safe.
 struct Harmless;

@@ -48,7 +48,8 @@ const NAMES_TRIED: usize = 1_000;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// The cgroup of one command. Dropping it does what [`close`](Self::close) does, and logs what fails.
+/// The cgroup of one command. Dropping it does what [`close`](Self::close) does, but what fails is only logged:
+/// whoever has somebody to tell closes it.
 #[derive(Debug)]
 pub struct ExecCgroup {
     cgroup: Cgroup,

@@ -260,6 +260,8 @@ fn malformed_arguments_end_with_code_2() {
     let mut table = Table::new("malformed arguments", &scene);
     let mut check = |shown: &[&str], arguments: &[&str], cause: &str, hint: &str| {
         let refusal = Refusal { code: 2, cause, hint };
+        let shown = shown.iter().map(|word| if word.is_empty() { "''" } else { word });
+        let shown: Vec<&str> = shown.collect();
         table.row(&shown.join(" "), table.command(arguments), &refusal);
     };
     for (arguments, cause, hint) in RULES {

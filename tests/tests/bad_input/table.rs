@@ -11,7 +11,7 @@ use enforcer_tests::{
 };
 
 /// Longest input and first line that are shown whole, in characters.
-const SHOWN: (usize, usize) = (60, 100);
+const SHOWN: (usize, usize) = (60, 160);
 
 /// What must come of a row: nothing on stdout, nothing governed, no panic, and this.
 pub(crate) struct Refusal<'row> {

@@ -1,6 +1,9 @@
 //! An answer as one JSON object on one line; its fields are documented in `docs/explain.md`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use enforcer_common::{
     clause::{Action, Proto},
@@ -16,7 +19,7 @@ use crate::{
         explain::{Case, Kind, Loser, Outcome, Reason, exempt},
         rule::{Origin, Rule},
     },
-    sinks::text::Word,
+    sinks::{json::to_line, text::Word},
 };
 
 #[derive(Serialize)]
@@ -79,7 +82,7 @@ struct LoserObject<'answer> {
 }
 
 /// The object, with the end of its line.
-pub(super) fn write(answer: &Answer<'_>) -> serde_json::Result<String> {
+pub(super) fn write(answer: &Answer<'_>) -> io::Result<String> {
     let exempt = match answer.address {
         IpAddr::V4(_) => None,
         IpAddr::V6(address) => exempt(address),
@@ -105,7 +108,7 @@ pub(super) fn write(answer: &Answer<'_>) -> serde_json::Result<String> {
             .map(|subject| policy(answer, subject))
             .collect(),
     };
-    Ok(serde_json::to_string(&object)? + "\n")
+    to_line(&object)
 }
 
 fn policy<'answer>(answer: &'answer Answer<'_>, subject: &'answer Subject) -> PolicyObject<'answer> {
