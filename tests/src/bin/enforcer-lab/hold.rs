@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use enforcer::daemon::signals::{STOPPING, Signals};
+use enforcer::daemon::signals::{HANGING_UP, STOPPING, Signals};
 use enforcer_tests::{
     lab::{Breakage, Lab},
     process::Running,
@@ -33,7 +33,7 @@ pub(crate) fn hold(name: &str, breakage: Breakage) -> Result<ExitCode> {
         .build()
         .context("start the runtime that waits for signals")?
         .block_on(async {
-            let mut signals = Signals::install(STOPPING).context("watch for signals")?;
+            let mut signals = Signals::install(STOPPING, HANGING_UP).context("watch for signals")?;
             let lab = Lab::new(breakage)?;
             let program = env::current_exe().context("find the path of this program")?;
             let mut anchor = lab.outside().command(program)?;

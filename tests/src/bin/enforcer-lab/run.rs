@@ -31,7 +31,7 @@ pub(crate) fn run(breakage: Breakage, command: &[OsString]) -> Result<ExitCode> 
 
 async fn attended(breakage: Breakage, command: &[OsString]) -> Result<ExitCode> {
     // From now on a signal is something to deal with, and not the end of this process.
-    let mut signals = Signals::install(FORWARDED).context("watch for signals")?;
+    let mut signals = Signals::install(&[], FORWARDED).context("watch for signals")?;
     let lab = Lab::new(breakage)?;
     let (program, arguments) = command.split_first().context("find the command")?;
     let mut command = lab.outside().command(program)?;
