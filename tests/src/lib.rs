@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`cgroup`] and [`netns`] are the two places a process can be put, [`names`] what it believes
 //! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
-//! told to, [`server`] what it connects to, [`enforcer`] the real binary. [`black_hole`] is a host whose IPv6
+//! told to, [`server`] what it connects to, [`enforcer`] the real binary, [`engine`] a container engine with containers. [`black_hole`] is a host whose IPv6
 //! is broken, [`scene`] a workload with something to connect to, [`stage`] where most verdicts are tested. [`verdicts`] is the verdict table, [`kernel`] what
 //! to expect of the running kernel, [`need`] the only way to skip a test, [`wait`] the only way to wait.
 //!
@@ -25,6 +25,8 @@ pub mod protocol;
 
 pub mod enforcer;
 pub mod server;
+
+pub mod engine;
 
 pub mod black_hole;
 

@@ -16,12 +16,18 @@ use std::{env, fmt, fs, fs::OpenOptions, io::Write as _, path::Path, path::PathB
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
+use crate::engine::Kind;
+
 /// Something a test needs and a machine may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Need {
     /// `curl` on the path.
     Curl,
+    /// A Docker engine and its command line, of the distribution's packages.
+    Docker,
+    /// Podman, and Docker's command line, of the distribution's packages.
+    Podman,
     /// `java` and `javac` on the path.
     Java,
     /// `node` on the path.
@@ -50,6 +56,8 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Curl => "curl is not installed",
+            Self::Docker => "no package has brought a Docker engine",
+            Self::Podman => "no package has brought Podman and Docker's command line",
             Self::Java => "java and javac are not installed",
             Self::Node => "node is not installed",
             Self::Python3 => "python3 is not installed",
@@ -73,6 +81,8 @@ impl Need {
             Self::Java => &[&["java", "-version"], &["javac", "-version"]],
             Self::Node => &[&["node", "--version"]],
             Self::Python3 => &[&["python3", "--version"]],
+            Self::Docker => return Some(Kind::Docker.is_there()),
+            Self::Podman => return Some(Kind::Podman.is_there()),
             Self::Glibc => return Some(cfg!(target_env = "gnu")),
             Self::Veth
             | Self::Mptcp
