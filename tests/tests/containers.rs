@@ -37,7 +37,11 @@ impl Workload {
         let netns = container.netns().unwrap();
         netns.set("ipv6/conf/lo/disable_ipv6", "0").unwrap();
         netns.add_local([A, IPV4]).unwrap();
-        Self::serving(container, netns, &[A, IPV4].map(|address| SocketAddr::new(address, 0)))
+        Self::serving(
+            container,
+            netns,
+            &[A, IPV4].map(|address| SocketAddr::new(address, 0)),
+        )
     }
 
     /// As engines make them: without any IPv6. What listens does so on IPv4 only.
@@ -122,10 +126,7 @@ fn is_governed_by_name_and_another_is_not(kind: Kind) {
             line == "enforcing 1 rule on 1 cgroup"
         })
         .unwrap();
-    assert_eq!(
-        [web.outcome(), other.outcome()],
-        [caller_sees("EHOSTDOWN"), "ok"]
-    );
+    assert_eq!([web.outcome(), other.outcome()], [caller_sees("EHOSTDOWN"), "ok"]);
     let events = enforcer.wait_for_events(1).unwrap();
     assert_eq!(events[0]["target"], name);
     assert!(
@@ -157,35 +158,50 @@ fn without_ipv6_is_redirected_to_ipv4(kind: Kind) {
 
 #[test]
 fn a_docker_container_is_governed_by_name_and_another_is_not() {
-    if need("a_docker_container_is_governed_by_name_and_another_is_not", Kind::Docker.need()) {
+    if need(
+        "a_docker_container_is_governed_by_name_and_another_is_not",
+        Kind::Docker.need(),
+    ) {
         is_governed_by_name_and_another_is_not(Kind::Docker);
     }
 }
 
 #[test]
 fn a_podman_container_is_governed_by_name_and_another_is_not() {
-    if need("a_podman_container_is_governed_by_name_and_another_is_not", Kind::Podman.need()) {
+    if need(
+        "a_podman_container_is_governed_by_name_and_another_is_not",
+        Kind::Podman.need(),
+    ) {
         is_governed_by_name_and_another_is_not(Kind::Podman);
     }
 }
 
 #[test]
 fn a_docker_container_without_ipv6_is_redirected_to_ipv4() {
-    if need("a_docker_container_without_ipv6_is_redirected_to_ipv4", Kind::Docker.need()) {
+    if need(
+        "a_docker_container_without_ipv6_is_redirected_to_ipv4",
+        Kind::Docker.need(),
+    ) {
         without_ipv6_is_redirected_to_ipv4(Kind::Docker);
     }
 }
 
 #[test]
 fn a_podman_container_without_ipv6_is_redirected_to_ipv4() {
-    if need("a_podman_container_without_ipv6_is_redirected_to_ipv4", Kind::Podman.need()) {
+    if need(
+        "a_podman_container_without_ipv6_is_redirected_to_ipv4",
+        Kind::Podman.need(),
+    ) {
         without_ipv6_is_redirected_to_ipv4(Kind::Podman);
     }
 }
 
 #[test]
 fn a_container_named_several_ways_is_governed_once() {
-    if !need("a_container_named_several_ways_is_governed_once", Kind::Docker.need()) {
+    if !need(
+        "a_container_named_several_ways_is_governed_once",
+        Kind::Docker.need(),
+    ) {
         return;
     }
     let engine = Engine::shared(Kind::Docker).unwrap();
@@ -193,7 +209,14 @@ fn a_container_named_several_ways_is_governed_once() {
     let name = web.container.name().to_owned();
     // Engines take the beginning of an identifier for the whole.
     let beginning = &web.container.id()[..16];
-    let targets = ["--container", beginning, "--container", &name, "--reject", REJECT_A];
+    let targets = [
+        "--container",
+        beginning,
+        "--container",
+        &name,
+        "--reject",
+        REJECT_A,
+    ];
     let enforcer = govern(&engine, &targets);
     let once = format!("is named more than once: it is governed once, as target {name}");
     enforcer
@@ -211,7 +234,10 @@ fn a_container_named_several_ways_is_governed_once() {
 
 #[test]
 fn a_container_that_stops_is_told_and_ends_the_run() {
-    if !need("a_container_that_stops_is_told_and_ends_the_run", Kind::Docker.need()) {
+    if !need(
+        "a_container_that_stops_is_told_and_ends_the_run",
+        Kind::Docker.need(),
+    ) {
         return;
     }
     let engine = Engine::shared(Kind::Docker).unwrap();
@@ -236,12 +262,18 @@ fn a_container_that_stops_is_told_and_ends_the_run() {
     let finished = enforcer.finish(PATIENCE).unwrap();
     assert_eq!(finished.status.code(), Some(1));
     let said = finished.stderr.join("\n");
-    assert!(said.ends_with("enforcer: error: the last target is gone"), "{said}");
+    assert!(
+        said.ends_with("enforcer: error: the last target is gone"),
+        "{said}"
+    );
 }
 
 #[test]
 fn a_container_that_does_not_run_is_refused_or_waited_for() {
-    if !need("a_container_that_does_not_run_is_refused_or_waited_for", Kind::Docker.need()) {
+    if !need(
+        "a_container_that_does_not_run_is_refused_or_waited_for",
+        Kind::Docker.need(),
+    ) {
         return;
     }
     let engine = Engine::shared(Kind::Docker).unwrap();
@@ -287,7 +319,10 @@ fn a_container_that_does_not_run_is_refused_or_waited_for() {
 
 #[test]
 fn a_container_that_is_not_there_is_answered_with_one_that_is() {
-    if !need("a_container_that_is_not_there_is_answered_with_one_that_is", Kind::Docker.need()) {
+    if !need(
+        "a_container_that_is_not_there_is_answered_with_one_that_is",
+        Kind::Docker.need(),
+    ) {
         return;
     }
     let engine = Engine::shared(Kind::Docker).unwrap();

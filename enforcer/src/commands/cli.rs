@@ -4,7 +4,10 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{kernel::BpfLogLevel, policy::argument::{self, RuleArgument}};
+use crate::{
+    kernel::BpfLogLevel,
+    policy::argument::{self, RuleArgument},
+};
 
 /// Rejects or redirects the IPv6 connects of chosen cgroups to prefixes known to be unreachable.
 #[derive(Debug, Parser)]

@@ -170,7 +170,8 @@ fn wanted(arguments: &RunArgs, policy: &Policy) -> Result<Vec<Wanted>, Failure> 
         return Ok(from_arguments);
     }
     if !arguments.rules.groups.is_empty() {
-        let error = anyhow!("--use chooses groups for --cgroup, --pid and --container, and none of them is given");
+        let error =
+            anyhow!("--use chooses groups for --cgroup, --pid and --container, and none of them is given");
         let hint = "targets of a policy file name their groups there, with `use`";
         return Err(Failure::new(Exit::Argument, error).hint(Some(hint)));
     }

@@ -9,7 +9,10 @@ use ipnet::Ipv6Net;
 
 use super::{
     rule::RuleAction,
-    value::{Problem, check_container, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to, quote, suggest},
+    value::{
+        Problem, check_container, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to,
+        quote, suggest,
+    },
 };
 
 /// The options that take a rule.

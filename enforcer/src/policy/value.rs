@@ -318,7 +318,10 @@ pub(super) fn check_container(text: &str) -> Result<(), Problem> {
     if is_name(text) {
         return Ok(());
     }
-    let problem = Problem::new(format!("{} is not the name or identifier of a container", quote(text)));
+    let problem = Problem::new(format!(
+        "{} is not the name or identifier of a container",
+        quote(text)
+    ));
     Err(match text.strip_prefix('/').filter(|rest| is_name(rest)) {
         Some(rest) => problem.hint(format!("did you mean `{rest}`?")),
         None => problem.hint("write it as `docker ps` and `podman ps` show it"),

@@ -97,8 +97,9 @@ async fn find(name: &str) -> Result<(Engine, Container), ContainerError> {
     });
     let answers = answers.await;
     let mut asked = Vec::new();
+    let mut absent = Vec::new();
     let mut found: Vec<(Engine, Container)> = Vec::new();
-    for answer in answers {
+    for (endpoint, answer) in endpoints.iter().zip(answers) {
         match answer {
             Ok(Inspected { engine, container }) => {
                 if let Some(container) = container {
@@ -109,6 +110,7 @@ async fn find(name: &str) -> Result<(Engine, Container), ContainerError> {
                 }
                 asked.push(engine);
             }
+            Err(error) if endpoint.is_simply_absent(&error) => absent.push(error),
             Err(error) => failed.push(error),
         }
     }
@@ -127,7 +129,7 @@ async fn find(name: &str) -> Result<(Engine, Container), ContainerError> {
         }
         (None, _) if asked.is_empty() => Err(ContainerError::NoEngine {
             name,
-            failed,
+            failed: failed.into_iter().chain(absent).collect(),
             rootless: engine::rootless_sockets(),
         }),
         (None, _) => {
@@ -185,10 +187,8 @@ fn main_process(engine: &Engine, container: &Container) -> Result<u32, Container
 /// The container's cgroup, from where its main process is.
 fn own_cgroup(hierarchy: &Hierarchy, container: &Container, pid: u32) -> Result<Cgroup, ContainerError> {
     let name = || container.name.clone();
-    let path = pid::path_of(hierarchy, pid).map_err(|source| ContainerError::Process {
-        name: name(),
-        source,
-    })?;
+    let path =
+        pid::path_of(hierarchy, pid).map_err(|source| ContainerError::Process { name: name(), source })?;
     let Some(own) = own_level(&path, &container.id) else {
         return Err(if path == Path::new("/") {
             ContainerError::Root { name: name(), pid }

@@ -96,6 +96,8 @@ impl EngineError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
     socket: PathBuf,
+    /// Nobody named it.
+    is_usual: bool,
 }
 
 /// An engine that answered.
@@ -194,27 +196,32 @@ fn collect<'a>(
     usual: impl IntoIterator<Item = &'a Path>,
 ) -> (Vec<Endpoint>, Vec<EngineError>) {
     let mut errors = Vec::new();
-    let mut sockets = Vec::new();
+    let mut endpoints = Vec::new();
     for (variable, value) in named.iter().filter(|(_, value)| !value.is_empty()) {
         match value.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
-            Some(path) => sockets.push(PathBuf::from(path)),
+            Some(path) => endpoints.push(Endpoint {
+                socket: path.into(),
+                is_usual: false,
+            }),
             None => errors.push(EngineError::NotUnix {
                 variable,
                 value: value.clone(),
             }),
         }
     }
-    sockets.extend(usual.into_iter().map(Path::to_owned));
+    endpoints.extend(usual.into_iter().map(|socket| Endpoint {
+        socket: socket.to_owned(),
+        is_usual: true,
+    }));
     // A link from one engine's usual place to another's socket (podman-docker) is not a second engine.
     let mut known = Vec::new();
-    sockets.retain(|socket| {
+    endpoints.retain(|Endpoint { socket, .. }| {
         let real = fs::canonicalize(socket).unwrap_or_else(|_| socket.clone());
         let is_new = !known.contains(&real);
         known.push(real);
         is_new
     });
-    let endpoints = sockets.into_iter().map(|socket| Endpoint { socket });
-    (endpoints.collect(), errors)
+    (endpoints, errors)
 }
 
 /// Sockets of engines that users run for themselves; these are not asked.
@@ -229,6 +236,12 @@ pub(super) fn rootless_sockets() -> Vec<PathBuf> {
 }
 
 impl Endpoint {
+    /// Whether an error only says that there is no such engine on this machine, which nobody has claimed.
+    pub(super) fn is_simply_absent(&self, error: &EngineError) -> bool {
+        let is_absent = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
+        self.is_usual && matches!(error, EngineError::Connect { source, .. } if is_absent(source))
+    }
+
     /// Asks about a container, by name, identifier, or a beginning of one, as the engine itself takes them.
     pub(super) async fn inspect(&self, name: &str) -> Result<Inspected, EngineError> {
         self.within_limit(async {

@@ -65,13 +65,15 @@ pub async fn wait_for(hierarchy: &Hierarchy, request: &Request) -> Result<Resolv
     let path = match &request.selector {
         Selector::Cgroup(path) => path,
         Selector::Pid(pid) => {
-            return resolve_one(hierarchy, request).await.map_err(|error| match error {
-                ResolveError::Pid {
-                    target,
-                    source: PidError::Gone { .. },
-                } => WaitError::Pid { target, pid: *pid },
-                other => other.into(),
-            });
+            return resolve_one(hierarchy, request)
+                .await
+                .map_err(|error| match error {
+                    ResolveError::Pid {
+                        target,
+                        source: PidError::Gone { .. },
+                    } => WaitError::Pid { target, pid: *pid },
+                    other => other.into(),
+                });
         }
         Selector::Container(_) => loop {
             match resolve_one(hierarchy, request).await {

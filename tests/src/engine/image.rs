@@ -19,6 +19,8 @@ pub(super) fn archive(directory: &Path) -> Result<File> {
     let path = directory.join("image.tar");
     let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
     let mut archive = tar::Builder::new(file);
+    // Engines do not know files with holes.
+    archive.sparse(false);
     let busybox = ["/bin/busybox", "/usr/bin/busybox"]
         .map(PathBuf::from)
         .into_iter()

@@ -6,7 +6,7 @@ use super::{CgroupError, Engine, EngineError, PidError};
 use crate::targets::engine::Listed;
 
 /// Names at least this alike (Jaro-Winkler, 0 to 1) are offered as what was meant.
-const SIMILAR_ENOUGH: f64 = 0.85;
+const SIMILAR_ENOUGH: f64 = 0.8;
 
 /// The most names that a hint holds.
 const NAMES_SHOWN: usize = 5;
@@ -62,7 +62,9 @@ pub enum ContainerError {
         status: String,
     },
     /// Its connects are not made by this host's kernel.
-    #[error("container {name} runs under {sandbox} ({runtime}): no program of the host's kernel sees its connects")]
+    #[error(
+        "container {name} runs under {sandbox} ({runtime}): no program of the host's kernel sees its connects"
+    )]
     Sandboxed {
         /// Its name.
         name: String,
@@ -154,7 +156,9 @@ impl ContainerError {
                 PidError::Gone { .. } | PidError::Zombie { .. } | PidError::CgroupRemoved { .. }
             ),
             Self::Open { source, .. } => matches!(**source, CgroupError::Absent { .. }),
-            Self::Ambiguous { .. } | Self::Sandboxed { .. } | Self::Foreign { .. } | Self::Root { .. } => false,
+            Self::Ambiguous { .. } | Self::Sandboxed { .. } | Self::Foreign { .. } | Self::Root { .. } => {
+                false
+            }
         }
     }
 
@@ -225,7 +229,10 @@ fn ask_rootless(sockets: &[PathBuf]) -> String {
         .iter()
         .map(|socket| format!("DOCKER_HOST=unix://{}", socket.display()))
         .collect();
-    format!("engines of users are asked only if named: {}", some(&sockets, " or "))
+    format!(
+        "engines of users are asked only if named: {}",
+        some(&sockets, " or ")
+    )
 }
 
 fn some(words: &[String], between: &str) -> String {

@@ -47,7 +47,12 @@ fn the_topmost_cgroup_with_the_identifier_is_the_containers_own() {
         assert_eq!(own_level(Path::new(&path), ID), Some(own.into()));
     }
     let other = ID.replace('5', "6");
-    for path in ["/", "/user.slice", &format!("/docker/{other}"), &format!("/docker/{}", &ID[..12])] {
+    for path in [
+        "/",
+        "/user.slice",
+        &format!("/docker/{other}"),
+        &format!("/docker/{}", &ID[..12]),
+    ] {
         assert_eq!(own_level(Path::new(path), ID), None, "{path}");
     }
 }
@@ -73,7 +78,12 @@ fn only_a_running_container_has_a_process() {
 
 #[test]
 fn sandboxes_are_refused_by_the_names_of_their_runtimes() {
-    for runtime in ["runsc", "io.containerd.runsc.v1", "kata-qemu", "io.containerd.kata.v2"] {
+    for runtime in [
+        "runsc",
+        "io.containerd.runsc.v1",
+        "kata-qemu",
+        "io.containerd.kata.v2",
+    ] {
         let error = main_process(&engine(), &container("running", Some(7), runtime)).unwrap_err();
         assert!(
             matches!(error, ContainerError::Sandboxed { .. }) && !error.may_pass(),
@@ -88,9 +98,17 @@ fn sandboxes_are_refused_by_the_names_of_their_runtimes() {
 fn a_process_elsewhere_is_not_taken_for_the_containers() {
     let hierarchy = Hierarchy::find().unwrap();
     // This test's own process stands for one that was given the number of the container's.
-    let error = own_cgroup(&hierarchy, &container("running", None, "runc"), std::process::id()).unwrap_err();
+    let error = own_cgroup(
+        &hierarchy,
+        &container("running", None, "runc"),
+        std::process::id(),
+    )
+    .unwrap_err();
     assert!(
-        matches!(error, ContainerError::Foreign { .. } | ContainerError::Root { .. }),
+        matches!(
+            error,
+            ContainerError::Foreign { .. } | ContainerError::Root { .. }
+        ),
         "{error}"
     );
     assert!(!error.may_pass() && error.hint().is_some());
@@ -145,7 +163,10 @@ fn every_engine_that_failed_is_named_with_its_reason() {
         said.contains("DOCKER_HOST is tcp://10.0.0.1:2376, and only unix://"),
         "{said}"
     );
-    assert!(said.ends_with("cannot connect to /run/docker.sock: entity not found"), "{said}");
+    assert!(
+        said.ends_with("cannot connect to /run/docker.sock: entity not found"),
+        "{said}"
+    );
     assert!(none.may_pass() && none.hint().unwrap().contains("DOCKER_HOST=unix://"));
     let denied = error(vec![EngineError::Connect {
         socket: "/run/docker.sock".into(),

@@ -32,6 +32,7 @@ impl Scripted {
     fn endpoint(&self) -> Endpoint {
         Endpoint {
             socket: self.directory.path().join("socket"),
+            is_usual: false,
         }
     }
 }
@@ -75,12 +76,17 @@ fn variables_come_first_and_a_socket_with_two_names_is_asked_once() {
     let absent = directory.path().join("absent");
     let named = [
         ("DOCKER_HOST", format!("unix://{}", real.display())),
-        ("CONTAINER_HOST", "ssh://root@elsewhere/run/podman.sock".to_owned()),
+        (
+            "CONTAINER_HOST",
+            "ssh://root@elsewhere/run/podman.sock".to_owned(),
+        ),
     ];
     let (endpoints, errors) = collect(&named, [link.as_path(), &absent]);
     let sockets: Vec<_> = endpoints.into_iter().map(|endpoint| endpoint.socket).collect();
     assert_eq!(sockets, [real, absent]);
-    let [error] = &errors[..] else { panic!("{errors:?}") };
+    let [error] = &errors[..] else {
+        panic!("{errors:?}")
+    };
     assert!(
         error
             .to_string()
@@ -120,7 +126,11 @@ async fn podman_is_asked_for_its_runtime_and_may_have_states_of_its_own() {
     assert_eq!(inspected.engine.product, "Podman");
     let container = inspected.container.unwrap();
     assert_eq!(
-        (container.runtime.as_str(), container.status.as_str(), container.pid),
+        (
+            container.runtime.as_str(),
+            container.status.as_str(),
+            container.pid
+        ),
         ("kata", "initialized", None)
     );
 }
@@ -128,7 +138,12 @@ async fn podman_is_asked_for_its_runtime_and_may_have_states_of_its_own() {
 #[tokio::test]
 async fn an_unknown_name_is_no_error_and_an_ambiguous_one_is_the_engines_word() {
     let path = "/v1.41/containers/we/json";
-    let none = scripted(DOCKER, path, 404, r#"{"message":"No such container: we"}"#.to_owned());
+    let none = scripted(
+        DOCKER,
+        path,
+        404,
+        r#"{"message":"No such container: we"}"#.to_owned(),
+    );
     assert_eq!(none.endpoint().inspect("we").await.unwrap().container, None);
     let message = "Multiple IDs found with provided prefix: we";
     let several = scripted(DOCKER, path, 500, format!(r#"{{"message":"{message}"}}"#));
@@ -156,7 +171,10 @@ async fn what_no_engine_says_is_garbage() {
     let inspect = "/v1.41/containers/web/json";
     let inspected = |body: &str| scripted(DOCKER, inspect, 200, body.to_owned());
     let cases = [
-        ("no HTTP", Scripted::new(|_| "220 mail.example ESMTP\r\n".to_owned())),
+        (
+            "no HTTP",
+            Scripted::new(|_| "220 mail.example ESMTP\r\n".to_owned()),
+        ),
         ("another server", Scripted::new(|_| response(200, "", "<html>"))),
         ("no JSON", inspected("<html>")),
         ("other JSON", inspected("[1, 2]")),
@@ -177,12 +195,18 @@ async fn who_may_not_connect_is_told_apart_from_nobody_there() {
     let directory = tempfile::tempdir().unwrap();
     let nobody = Endpoint {
         socket: directory.path().join("absent"),
+        is_usual: true,
     };
     let error = nobody.inspect("web").await.unwrap_err();
-    assert!(!error.is_denied(), "{error:?}");
+    assert!(!error.is_denied() && nobody.is_simply_absent(&error), "{error:?}");
+    let claimed = Endpoint {
+        is_usual: false,
+        ..nobody.clone()
+    };
+    assert!(!claimed.is_simply_absent(&error));
     let denied = EngineError::Connect {
         socket: nobody.socket,
         source: io::ErrorKind::PermissionDenied.into(),
     };
-    assert!(denied.is_denied());
+    assert!(denied.is_denied() && !claimed.is_simply_absent(&denied));
 }
