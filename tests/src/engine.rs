@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use self::remains::Remains;
 use crate::{
     client::Client,
-    need::Need,
+    need::{self, Need},
     netns::NetnsFixture,
     place::Place,
     process::{Finished, Running},
@@ -37,6 +37,9 @@ const DOCKER: &str = "/usr/bin/docker";
 const PODMAN: &str = "/usr/bin/podman";
 /// Where packages put the other programs.
 const FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/bin"];
+
+/// Name of an engine's socket in its directory.
+const SOCKET: &str = "socket";
 
 /// Name of the image that all containers are made of.
 const IMAGE: &str = "enforcer-test";
@@ -105,6 +108,9 @@ impl Kind {
     }
 }
 
+/// Where the guest with systemd has an engine of its own, which is there for the tests.
+const GUESTS_SOCKET: &str = "/run/docker.sock";
+
 /// A running engine. When it is dropped, its containers end, and everything it made is removed.
 #[derive(Debug)]
 pub struct Engine {
@@ -113,6 +119,7 @@ pub struct Engine {
     parent: Option<String>,
     remains: Option<Remains>,
     process: Option<Running>,
+    socket: PathBuf,
     directory: TempDir,
 }
 
@@ -135,7 +142,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Starts one, waits until it answers, and gives it the image.
+    /// Starts one, waits until it answers, and gives it the image. In the guest with systemd Docker runs already, as a
+    /// service.
     ///
     /// # Errors
     ///
@@ -145,6 +153,17 @@ impl Engine {
             .prefix("enforcer-engine-")
             .tempdir()
             .context("make a directory for an engine")?;
+        if kind == Kind::Docker && need::place() == "systemd" {
+            return Self {
+                kind,
+                parent: None,
+                remains: None,
+                process: None,
+                socket: GUESTS_SOCKET.into(),
+                directory,
+            }
+            .with_image();
+        }
         let systemd = systemd_makes_cgroups();
         let mut command = Place::default().command("unshare")?;
         command
@@ -159,18 +178,23 @@ impl Engine {
             parent: (!systemd).then(|| unique::name("enforcer-test-engine")),
             remains: None,
             process: Some(Running::start(command).context("start a container engine")?),
+            socket: directory.path().join(SOCKET),
             directory,
         };
         engine.wait_until_it_answers()?;
-        let mut import = engine.docker(&["import", "-", IMAGE])?;
-        import.stdin(Stdio::from(image::archive(engine.directory.path())?));
+        engine.with_image()
+    }
+
+    fn with_image(self) -> Result<Self> {
+        let mut import = self.docker(&["import", "-", IMAGE])?;
+        import.stdin(Stdio::from(image::archive(self.directory.path())?));
         let imported = import.output().context("run docker import")?;
         anyhow::ensure!(
             imported.status.success(),
             "import an image: {}",
             String::from_utf8_lossy(&imported.stderr)
         );
-        Ok(engine)
+        Ok(self)
     }
 
     /// Which it is.
@@ -181,14 +205,20 @@ impl Engine {
 
     /// Its API socket.
     #[must_use]
-    pub fn socket(&self) -> PathBuf {
-        self.directory.path().join("socket")
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Its address, as `DOCKER_HOST` and `CONTAINER_HOST` take it.
     #[must_use]
     pub fn host(&self) -> String {
-        format!("unix://{}", self.socket().display())
+        format!("unix://{}", self.socket.display())
+    }
+
+    /// Whether it answers where engines do, so that nobody has to be told its address.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        self.socket == Path::new(GUESTS_SOCKET)
     }
 
     /// Starts a container that does nothing, in a network of its own that has loopback only, and no IPv6.
@@ -254,7 +284,7 @@ impl Engine {
     }
 
     fn wait_until_it_answers(&mut self) -> Result<()> {
-        let socket = self.socket();
+        let socket = self.socket.clone();
         let Some(process) = &mut self.process else {
             return Ok(());
         };
@@ -273,6 +303,9 @@ impl Engine {
     }
 
     fn stop(&mut self) -> Result<()> {
+        if self.is_usual() {
+            return Ok(());
+        }
         let containers = self.tell(&["ps", "--all", "--quiet"]).map(|said| said.stdout);
         if let Some(containers) = containers.ok().filter(|containers| !containers.is_empty()) {
             let mut arguments = vec!["rm", "--force"];
@@ -377,7 +410,7 @@ fn docker_engine(command: &mut Command, own: &Path, systemd: bool) -> Result<()>
     }
     let driver = if systemd { "systemd" } else { "cgroupfs" };
     command
-        .args(["--host", &format!("unix://{}", own.join("socket").display())])
+        .args(["--host", &format!("unix://{}", own.join(SOCKET).display())])
         .args(["--exec-opt", &format!("native.cgroupdriver={driver}")])
         .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
         .args(["--ip-forward=false", "--ip-masq=false", "--userland-proxy=false"])
@@ -401,7 +434,7 @@ fn podman_engine(command: &mut Command, own: &Path, systemd: bool) -> Result<()>
         .arg(runtime()?)
         .args(["--cgroup-manager", manager, "--storage-driver", "vfs"])
         .args(["system", "service", "--time", "0"])
-        .arg(format!("unix://{}", own.join("socket").display()));
+        .arg(format!("unix://{}", own.join(SOCKET).display()));
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `ENFORCER_PLACE` | where the tests run: `host` (the default) or `vm` |
+//! | `ENFORCER_PLACE` | where the tests run: `host` (the default), `vm`, or `systemd`, the guest with a distribution in it |
 //! | `ENFORCER_KERNEL` | kernel line there, `6.12`, for rows that name one |
 //! | `ENFORCER_TESTS_DIR` | directory of `not-applicable.toml` and `cases/`, where it is not that of the build |
 //! | `ENFORCER_OUTCOMES` | file that each skipped and each not applicable test is appended to |
@@ -109,7 +109,7 @@ pub struct NotApplicable {
     pub test: String,
     /// What it needs and lacks.
     pub need: Need,
-    /// Where: `host` or `vm`.
+    /// Where: one of [`PLACES`].
     pub place: String,
     /// On which kernel line only, `5.10`; on all where absent.
     #[serde(default)]
@@ -123,6 +123,15 @@ pub struct NotApplicable {
 struct NotApplicableFile {
     #[serde(default)]
     row: Vec<NotApplicable>,
+}
+
+/// Where tests run.
+pub const PLACES: [&str; 3] = ["host", "vm", "systemd"];
+
+/// Which of [`PLACES`] this is.
+#[must_use]
+pub fn place() -> String {
+    env::var("ENFORCER_PLACE").unwrap_or_else(|_| "host".to_owned())
 }
 
 /// The directory that holds `not-applicable.toml` and `cases/`.
@@ -171,7 +180,7 @@ struct Surroundings {
 impl Surroundings {
     fn of_this_run() -> Result<Self> {
         Ok(Self {
-            place: env::var("ENFORCER_PLACE").unwrap_or_else(|_| "host".to_owned()),
+            place: place(),
             kernel: env::var("ENFORCER_KERNEL").ok(),
             rows: rows(&tests_directory().join("not-applicable.toml"))?,
             outcomes: env::var_os("ENFORCER_OUTCOMES").map(PathBuf::from),
@@ -215,10 +224,11 @@ fn rows(path: &Path) -> Result<Vec<NotApplicable>> {
         toml::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
     for row in &file.row {
         anyhow::ensure!(
-            matches!(row.place.as_str(), "host" | "vm") && !row.why.trim().is_empty(),
-            "understand {}: the row for {} needs a place, host or vm, and a reason",
+            PLACES.contains(&row.place.as_str()) && !row.why.trim().is_empty(),
+            "understand {}: the row for {} needs a place, one of {}, and a reason",
             path.display(),
-            row.test
+            row.test,
+            PLACES.join(", ")
         );
     }
     Ok(file.row)

@@ -83,8 +83,10 @@ fn command(engine: &Engine, arguments: &[&str]) -> std::process::Command {
     command
         .args(arguments)
         .env_remove("DOCKER_HOST")
-        .env_remove("CONTAINER_HOST")
-        .env(variable, engine.host());
+        .env_remove("CONTAINER_HOST");
+    if !engine.is_usual() {
+        command.env(variable, engine.host());
+    }
     command
 }
 

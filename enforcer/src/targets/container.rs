@@ -139,7 +139,7 @@ async fn find(name: &str) -> Result<(Engine, Container), ContainerError> {
                 asked,
                 failed,
                 &listed.into_iter().flatten().flatten().collect::<Vec<_>>(),
-                engine::rootless_sockets(),
+                &engine::rootless_sockets(),
             ))
         }
     }

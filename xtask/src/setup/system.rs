@@ -80,6 +80,13 @@ const NEEDS: &[Need] = &[
         needed_for: Purpose::Test,
     },
     Need {
+        what: "apparmor_parser",
+        why: "what Docker asks for where the kernel has AppArmor",
+        found: || has("apparmor_parser") || !has_apparmor(),
+        packages: &["apparmor"],
+        needed_for: Purpose::Test,
+    },
+    Need {
         what: "docker",
         why: "talks to container engines",
         found: || packaged("docker"),
@@ -162,6 +169,11 @@ pub(crate) fn packages(needs: &[&Need]) -> Vec<&'static str> {
 
 fn has(name: &str) -> bool {
     program(name).is_some()
+}
+
+/// Whether AppArmor is switched on in the running kernel.
+fn has_apparmor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|said| said.trim() == "Y")
 }
 
 /// Whether a package has brought that program: package managers alone write there.
@@ -251,7 +263,7 @@ mod tests {
     fn what_guests_are_made_with_is_in_the_table() {
         // Essential in the distribution, or apt itself.
         let always = ["apt", "dpkg", "libc-bin"];
-        for (program, package) in crate::vm::NEEDED {
+        for (program, package) in crate::vm::NEEDED.iter().chain(crate::vm::NEEDED_FOR_IMAGE) {
             let brought = NEEDS.iter().any(|need| need.packages.contains(package));
             assert!(brought || always.contains(package), "nothing brings {program}");
         }

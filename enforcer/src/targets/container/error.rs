@@ -36,12 +36,8 @@ pub enum ContainerError {
         asked: Vec<Engine>,
         /// Who could not be, and why.
         failed: Vec<EngineError>,
-        /// Names that are like it.
-        similar: Vec<String>,
-        /// Names of containers that run, if none is like it.
-        running: Vec<String>,
-        /// Sockets of engines that were not asked.
-        rootless: Vec<PathBuf>,
+        /// What there is instead.
+        instead: String,
     },
     /// Several engines have one of that name or identifier.
     #[error("{name} is a container of more than one engine: {}", described(found))]
@@ -123,7 +119,7 @@ impl ContainerError {
         asked: Vec<Engine>,
         failed: Vec<EngineError>,
         all: &[Listed],
-        rootless: Vec<PathBuf>,
+        rootless: &[PathBuf],
     ) -> Self {
         let mut similar: Vec<_> = all
             .iter()
@@ -131,17 +127,26 @@ impl ContainerError {
             .filter(|(likeness, _)| *likeness >= SIMILAR_ENOUGH)
             .collect();
         similar.sort_by(|(left, _), (right, _)| right.total_cmp(left));
+        let similar: Vec<_> = similar.into_iter().map(|(_, name)| name.clone()).collect();
+        let running: Vec<_> = all
+            .iter()
+            .filter(|container| container.is_running)
+            .map(|container| container.name.clone())
+            .collect();
+        let instead = if !similar.is_empty() {
+            format!("did you mean {}?", some(&similar, " or "))
+        } else if !rootless.is_empty() {
+            ask_rootless(rootless)
+        } else if running.is_empty() {
+            "no container runs there; `--wait` waits for one".to_owned()
+        } else {
+            format!("running are {}; `--wait` waits for it", some(&running, ", "))
+        };
         Self::Absent {
-            similar: similar.into_iter().map(|(_, name)| name.clone()).collect(),
-            running: all
-                .iter()
-                .filter(|container| container.is_running)
-                .map(|container| container.name.clone())
-                .collect(),
             name,
             asked,
             failed,
-            rootless,
+            instead,
         }
     }
 
@@ -175,16 +180,7 @@ impl ContainerError {
                  DOCKER_HOST=unix:///PATH"
                     .to_owned(),
             ),
-            Self::Absent { similar, .. } if !similar.is_empty() => {
-                Some(format!("did you mean {}?", some(similar, " or ")))
-            }
-            Self::Absent { rootless, .. } if !rootless.is_empty() => Some(ask_rootless(rootless)),
-            Self::Absent { running, .. } if running.is_empty() => {
-                Some("no container runs there; `--wait` waits for one".to_owned())
-            }
-            Self::Absent { running, .. } => {
-                Some(format!("running are {}; `--wait` waits for it", some(running, ", ")))
-            }
+            Self::Absent { instead, .. } => Some(instead.clone()),
             Self::Ambiguous { found, .. } => found.first().map(|(_, _, id)| {
                 format!(
                     "give more of the identifier, as in `--container {}`",

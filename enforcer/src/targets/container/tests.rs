@@ -122,18 +122,18 @@ fn a_missing_container_is_answered_with_names_like_it_or_with_what_runs() {
         name: name.to_owned(),
         is_running,
     });
-    let absent = |name: &str, all: &[Listed], rootless: Vec<PathBuf>| {
+    let absent = |name: &str, all: &[Listed], rootless: &[PathBuf]| {
         ContainerError::absent(name.to_owned(), vec![engine()], Vec::new(), all, rootless)
     };
-    let similar = absent("web-3", &all, Vec::new());
+    let similar = absent("web-3", &all, &[]);
     assert_eq!(
         similar.to_string(),
         "there is no container web-3: asked Docker at /run/docker.sock"
     );
     assert_eq!(similar.hint().unwrap(), "did you mean web-1 or web-2?");
-    let other = absent("xyz", &all, Vec::new()).hint().unwrap();
+    let other = absent("xyz", &all, &[]).hint().unwrap();
     assert!(other.starts_with("running are web-1, database;"), "{other}");
-    let rootless = absent("xyz", &[], vec!["/run/user/1000/docker.sock".into()])
+    let rootless = absent("xyz", &[], &["/run/user/1000/docker.sock".into()])
         .hint()
         .unwrap();
     assert!(
