@@ -2,7 +2,7 @@
 //!
 //! It must be a process of its own: the cgroup that counts is the one in which a socket was made.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -34,9 +34,26 @@ impl Client {
     ///
     /// When the program is not found, or the process cannot join the place.
     pub fn start(place: &Place<'_>) -> Result<Self> {
-        let command = Self::command(place)?;
+        Self::start_by(Self::command(place)?)
+    }
+
+    /// Starts a client by a command of the caller's, which connects its standard streams.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start_by(command: Command) -> Result<Self> {
         let process = Running::start(command).context("start a client")?;
         Ok(Self { process, answers: 0 })
+    }
+
+    /// Path of the client program.
+    ///
+    /// # Errors
+    ///
+    /// When it was not built.
+    pub fn program() -> Result<PathBuf> {
+        unique::built_program(PROGRAM, PROGRAM_VARIABLE)
     }
 
     /// The command that starts a client in that place.
@@ -45,7 +62,7 @@ impl Client {
     ///
     /// When the program is not found, or the place cannot be prepared.
     pub fn command(place: &Place<'_>) -> Result<Command> {
-        place.command(unique::built_program(PROGRAM, PROGRAM_VARIABLE)?)
+        place.command(Self::program()?)
     }
 
     /// Process identifier.

@@ -6,11 +6,12 @@
 //!
 //! Reading order: [`cgroup`] and [`netns`] are the two places a process can be put, [`names`] what it believes
 //! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
-//! told to, [`server`] what it connects to, [`enforcer`] the real binary. [`scene`] is a workload with something to
-//! connect to, where most verdicts are tested; [`lab`] is a network whose IPv6 is broken. [`foreign`] is a program that
-//! somebody else has attached, [`deprive`] takes from a program what it needs, [`privileges`] starts it with fewer
-//! capabilities. [`verdicts`] is the verdict table, [`kernel`] what to expect of the running kernel, [`records`] what
-//! was measured on each. [`need`] is the only way to skip a test, [`wait`] the only way to wait.
+//! told to, [`server`] what it connects to, [`enforcer`] the real binary, [`engine`] a container engine with
+//! containers. [`scene`] is a workload with something to connect to, where most verdicts are tested; [`lab`] is a network
+//! whose IPv6 is broken. [`foreign`] is a program that somebody else has attached, [`deprive`] takes from a program what
+//! it needs, [`privileges`] starts it with fewer capabilities. [`verdicts`] is the verdict table, [`kernel`] what to
+//! expect of the running kernel, [`records`] what was measured on each. [`need`] is the only way to skip a test,
+//! [`wait`] the only way to wait.
 //!
 //! This library does not know aya, and loads nothing but enforcer's own probes.
 
@@ -28,6 +29,8 @@ pub mod protocol;
 pub mod deprive;
 pub mod enforcer;
 pub mod server;
+
+pub mod engine;
 
 pub mod scene;
 

@@ -5,7 +5,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `ENFORCER_PLACE` | where the tests run: `host` (the default) or `vm` |
+//! | `ENFORCER_PLACE` | where the tests run: `host` (the default), `vm`, or `systemd`, the guest with a distribution in it |
 //! | `ENFORCER_KERNEL` | kernel line there, `6.12`, for rows that name one |
 //! | `ENFORCER_TESTS_DIR` | directory of `not-applicable.toml` and `cases/`, where it is not that of the build |
 //! | `ENFORCER_OUTCOMES` | file that each skipped and each not applicable test is appended to |
@@ -16,12 +16,18 @@ use std::{env, fmt, fs, fs::OpenOptions, io::Write as _, path::Path, path::PathB
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
+use crate::engine::Kind;
+
 /// Something a test needs and a machine may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Need {
     /// `curl` on the path.
     Curl,
+    /// A Docker engine and its command line, of the distribution's packages.
+    Docker,
+    /// Podman, and Docker's command line, of the distribution's packages.
+    Podman,
     /// `java` and `javac` on the path.
     Java,
     /// `node` on the path.
@@ -56,6 +62,8 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Curl => "curl is not installed",
+            Self::Docker => "no package has brought a Docker engine",
+            Self::Podman => "no package has brought Podman and Docker's command line",
             Self::Java => "java and javac are not installed",
             Self::Node => "node is not installed",
             Self::Python3 => "python3 is not installed",
@@ -83,6 +91,8 @@ impl Need {
             Self::Node => &[&["node", "--version"]],
             Self::Python3 => &[&["python3", "--version"]],
             Self::Nft => &[&["nft", "--version"]],
+            Self::Docker => return Some(Kind::Docker.is_there()),
+            Self::Podman => return Some(Kind::Podman.is_there()),
             Self::Glibc => return Some(cfg!(target_env = "gnu")),
             Self::Veth
             | Self::Mptcp
@@ -111,7 +121,7 @@ pub struct NotApplicable {
     pub test: String,
     /// What it needs and lacks.
     pub need: Need,
-    /// Where: `host` or `vm`.
+    /// Where: one of [`PLACES`].
     pub place: String,
     /// On which kernel line only, `5.10`; on all where absent.
     #[serde(default)]
@@ -125,6 +135,15 @@ pub struct NotApplicable {
 struct NotApplicableFile {
     #[serde(default)]
     row: Vec<NotApplicable>,
+}
+
+/// Where tests run.
+pub const PLACES: [&str; 3] = ["host", "vm", "systemd"];
+
+/// Which of [`PLACES`] this is.
+#[must_use]
+pub fn place() -> String {
+    env::var("ENFORCER_PLACE").unwrap_or_else(|_| "host".to_owned())
 }
 
 /// The directory that holds `not-applicable.toml` and `cases/`.
@@ -173,7 +192,7 @@ struct Surroundings {
 impl Surroundings {
     fn of_this_run() -> Result<Self> {
         Ok(Self {
-            place: env::var("ENFORCER_PLACE").unwrap_or_else(|_| "host".to_owned()),
+            place: place(),
             kernel: env::var("ENFORCER_KERNEL").ok(),
             rows: rows(&tests_directory().join("not-applicable.toml"))?,
             outcomes: env::var_os("ENFORCER_OUTCOMES").map(PathBuf::from),
@@ -217,10 +236,11 @@ fn rows(path: &Path) -> Result<Vec<NotApplicable>> {
         toml::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
     for row in &file.row {
         anyhow::ensure!(
-            matches!(row.place.as_str(), "host" | "vm") && !row.why.trim().is_empty(),
-            "understand {}: the row for {} needs a place, host or vm, and a reason",
+            PLACES.contains(&row.place.as_str()) && !row.why.trim().is_empty(),
+            "understand {}: the row for {} needs a place, one of {}, and a reason",
             path.display(),
-            row.test
+            row.test,
+            PLACES.join(", ")
         );
     }
     Ok(file.row)

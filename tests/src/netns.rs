@@ -67,6 +67,21 @@ impl NetnsFixture {
         Ok(netns)
     }
 
+    /// The namespace that a process is in.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process, or its loopback interface cannot be set up.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/ns/net");
+        let handle = File::open(&path).with_context(|| format!("open {path}"))?;
+        let netns = Self {
+            handle: handle.into(),
+        };
+        netns.set_up(LOOPBACK)?;
+        Ok(netns)
+    }
+
     /// Runs `work` on a thread of its own inside the namespace. Sockets made there stay in the namespace.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    debian::{self, Source},
+    debian,
     workspace::{self, program, run},
 };
 
@@ -29,7 +29,7 @@ pub(crate) struct Args {
 }
 
 /// Packages that Rust itself needs, and those by which they are verified and fetched.
-const PACKAGES: &str = "gcc,libc6-dev,ca-certificates";
+const PACKAGES: [&str; 3] = ["gcc", "libc6-dev", "ca-certificates"];
 
 /// Variables of this machine by which its registries, proxies and certificates are found, and what steers
 /// the verbs.
@@ -60,6 +60,8 @@ const ENTER: &str = r#"
 set -eu
 root=$1
 shift
+# Container engines change their root, which the kernel allows only where it is a mount point (pivot_root(2)).
+mount --bind "$root" "$root"
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
@@ -76,15 +78,15 @@ pub(crate) fn run_in_root(args: &Args) -> Result<ExitCode> {
     if !workspace::is_root() {
         bail!("making a Debian root needs root\nhint: run it as root");
     }
-    if program("mmdebstrap").is_none() {
+    if program(debian::MMDEBSTRAP).is_none() {
         bail!(
             "there is no mmdebstrap to make a Debian root with\nhint: apt-get install --no-install-recommends mmdebstrap"
         );
     }
     let root = workspace::target_dir()?.join("xtask/fresh");
     remove(&root)?;
-    println!("a Debian root with {PACKAGES} in {}", root.display());
-    debootstrap(&root)?;
+    println!("a Debian root with {} in {}", PACKAGES.join(", "), root.display());
+    debian::make_root(&root, &PACKAGES, &[])?;
     configure(&root)?;
     install_rust(&root)?;
     clone(&root)?;
@@ -107,32 +109,6 @@ fn remove(root: &Path) -> Result<()> {
     run(Command::new("rm")
         .args(["--recursive", "--force", "--one-file-system"])
         .arg(root))
-}
-
-fn debootstrap(root: &Path) -> Result<()> {
-    let sources: String = debian::of_machine().iter().map(Source::line).collect();
-    let parent = root.parent().context("the root has no parent folder")?;
-    fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-    let list = parent.join("fresh.list");
-    fs::write(&list, sources).with_context(|| format!("writing {}", list.display()))?;
-    let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--variant=apt", "--include", PACKAGES]);
-    for option in acquire_options()? {
-        command.arg("--aptopt").arg(option);
-    }
-    // The suite is in the list's lines.
-    run(command.arg("").arg(root).arg(&list))?;
-    fs::remove_file(&list).with_context(|| format!("removing {}", list.display()))
-}
-
-/// Files of the machine's apt configuration that say how packages are fetched.
-fn acquire_options() -> Result<Vec<PathBuf>> {
-    let folder = Path::new("/etc/apt/apt.conf.d");
-    let entries = fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))?;
-    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.retain(|path| fs::read_to_string(path).is_ok_and(|text| text.starts_with("Acquire::")));
-    paths.sort();
-    Ok(paths)
 }
 
 /// How this machine finds names, trusts servers and reaches its registries. Nothing secret is copied.

@@ -9,7 +9,10 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_common::clause::Proto;
 
-use crate::{kernel::BpfLogLevel, policy::argument::RuleArgument};
+use crate::{
+    kernel::BpfLogLevel,
+    policy::argument::{self, RuleArgument},
+};
 
 /// Rejects or redirects the IPv6 connects of chosen cgroups to prefixes known to be unreachable.
 #[derive(Debug, Parser)]
@@ -246,6 +249,10 @@ pub(crate) struct TargetArgs {
     /// The cgroup a process is in, with everyone else in it.
     #[arg(long, value_name = "PID", value_parser = process_identifier)]
     pub(crate) pid: Vec<u32>,
+    /// A running container, by name or identifier: of every Docker and Podman engine that answers at DOCKER_HOST,
+    /// CONTAINER_HOST or the usual sockets.
+    #[arg(long, value_name = "NAME|ID", value_parser = argument::container)]
+    pub(crate) container: Vec<String>,
 }
 
 fn process_identifier(text: &str) -> Result<u32, String> {

@@ -71,7 +71,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
         resolved
             .iter()
             .flat_map(|target| &target.cgroups)
-            .filter_map(first_process)
+            .filter_map(Cgroup::any_process)
             .collect(),
     )
     .await;
@@ -174,45 +174,42 @@ async fn govern(
     }
 }
 
-/// A process by which a cgroup's network namespace is found.
-fn first_process(cgroup: &Cgroup) -> Option<u32> {
-    cgroup.processes().ok()?.into_iter().find(|pid| *pid != 0)
-}
-
 /// The command line's targets, or else the policy file's.
 fn wanted(arguments: &RunArgs, policy: &Policy) -> Result<Vec<Wanted>, Failure> {
     let groups = prepare::groups(&arguments.rules, policy)?;
     let cgroups = arguments.targets.cgroup.iter().cloned().map(Selector::Cgroup);
     let pids = arguments.targets.pid.iter().copied().map(Selector::Pid);
+    let containers = arguments
+        .targets
+        .container
+        .iter()
+        .cloned()
+        .map(Selector::Container);
     let from_arguments: Vec<Wanted> = cgroups
         .chain(pids)
-        .map(|selector| {
-            let name = match &selector {
-                Selector::Cgroup(path) => path.display().to_string(),
-                Selector::Pid(pid) => format!("pid:{pid}"),
-            };
-            Wanted {
-                request: Request { name, selector },
-                groups: groups.clone(),
-            }
+        .chain(containers)
+        .map(|selector| Wanted {
+            request: Request { name: None, selector },
+            groups: groups.clone(),
         })
         .collect();
     if !from_arguments.is_empty() {
         return Ok(from_arguments);
     }
     if !arguments.rules.groups.is_empty() {
-        let error = anyhow!("--use chooses groups for --cgroup and --pid, and neither is given");
+        let error =
+            anyhow!("--use chooses groups for --cgroup, --pid and --container, and none of them is given");
         let hint = "targets of a policy file name their groups there, with `use`";
         return Err(Failure::new(Exit::Argument, error).hint(Some(hint)));
     }
     if policy.targets.is_empty() {
-        let hint = "name one with --cgroup PATH or --pid PID, or give a policy file with a [[target]]; \
+        let hint = "name one with --cgroup PATH, --pid PID or --container NAME, or give a policy file with a [[target]]; \
                     `enforcer exec` runs a command in a cgroup of its own";
         return Err(Failure::new(Exit::Argument, anyhow!("no target to govern")).hint(Some(hint)));
     }
     let from_file = policy.targets.iter().map(|target| Wanted {
         request: Request {
-            name: target.name.clone(),
+            name: Some(target.name.clone()),
             selector: target.selector.clone(),
         },
         groups: target.groups.clone(),
@@ -244,7 +241,7 @@ async fn resolve_all(
     let mut resolved = Vec::new();
     for target in wanted {
         let one = if waiting {
-            if resolve::resolve_one(hierarchy, &target.request).is_err() {
+            if resolve::resolve_one(hierarchy, &target.request).await.is_err() {
                 console::note(format_args!("waiting for {}", target.request.selector));
             }
             wait::wait_for(hierarchy, &target.request)
@@ -254,7 +251,9 @@ async fn resolve_all(
                     Failure::new(Exit::Failed, error).hint(hint)
                 })?
         } else {
-            resolve::resolve_one(hierarchy, &target.request).map_err(failed_to_resolve)?
+            resolve::resolve_one(hierarchy, &target.request)
+                .await
+                .map_err(failed_to_resolve)?
         };
         resolved.push(one);
     }
@@ -266,16 +265,21 @@ async fn resolve_all(
 fn refuse_contradictions(wanted: &[Wanted], resolved: &[ResolvedTarget]) -> Result<(), Failure> {
     for (later, target) in wanted.iter().zip(resolved) {
         for note in &target.notes {
-            let Note::SameCgroup { cgroup, target, name } = note else {
+            let Note::SameCgroup {
+                cgroup,
+                target: earlier,
+                name,
+            } = note
+            else {
                 continue;
             };
-            let Some(earlier) = wanted.get(*target) else {
+            let Some(earlier) = wanted.get(*earlier) else {
                 continue;
             };
             if distinct(&earlier.groups) != distinct(&later.groups) {
                 let error = anyhow!(
                     "targets {name} and {} are the same cgroup, {}, but use different groups of rules: {} and {}",
-                    later.request.name,
+                    target.name,
                     cgroup.display(),
                     earlier.groups.join(", "),
                     later.groups.join(", ")

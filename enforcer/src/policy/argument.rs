@@ -9,7 +9,10 @@ use ipnet::Ipv6Net;
 
 use super::{
     rule::RuleAction,
-    value::{Problem, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to, quote, suggest},
+    value::{
+        Problem, check_container, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to,
+        quote, suggest,
+    },
 };
 
 /// The options that take a rule.
@@ -60,6 +63,17 @@ impl fmt::Display for ArgumentError {
 }
 
 impl error::Error for ArgumentError {}
+
+/// Parses the value of `--container`; a value parser for clap.
+///
+/// # Errors
+///
+/// [`ArgumentError`] for what no engine would accept as a name or an identifier.
+pub fn container(value: &str) -> Result<String, ArgumentError> {
+    check_container(value)
+        .map(|()| value.to_owned())
+        .map_err(ArgumentError)
+}
 
 /// What may follow the prefix.
 const OPTIONS: [&str; 4] = ["errno", "port", "proto", "name"];

@@ -16,7 +16,7 @@ use super::{
     review::{self, Findings},
     rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleGroups},
     source::Source,
-    value::{Problem, check_name, nearest, parse_errno, quote},
+    value::{Problem, check_container, check_name, nearest, parse_errno, quote},
 };
 
 /// The only version of the file format there is.
@@ -121,23 +121,38 @@ fn target(table: &TargetTable, source: &Source, report: &mut Report) -> Option<T
         let problem = || Problem::new(format!("`{pid}` is not a process identifier"));
         valid.map(Selector::Pid).ok_or_else(problem)
     });
-    let how = "give one of `cgroup = \"/…\"` and `pid = …`";
-    match (table.cgroup.is_absent(), table.pid.is_absent()) {
-        (true, true) => {
+    let container = checked(&table.container, source, report, |name| {
+        check_container(name).map(|()| Selector::Container(name.clone()))
+    });
+    let how = "give one of `cgroup = \"/…\"`, `pid = …` and `container = \"…\"`";
+    let given: Vec<&str> = [
+        ("`cgroup`", table.cgroup.is_absent()),
+        ("`pid`", table.pid.is_absent()),
+        ("`container`", table.container.is_absent()),
+    ]
+    .into_iter()
+    .filter_map(|(key, is_absent)| (!is_absent).then_some(key))
+    .collect();
+    match given[..] {
+        [] => {
             let problem = Problem::new("the target does not say which workload it is");
             report.missing(source, &table.header, problem.hint(how));
         }
-        (false, false) => {
-            let problem = Problem::new("the target has both `cgroup` and `pid`");
+        [_] => {}
+        [first, second] => {
+            let problem = Problem::new(format!("the target has both {first} and {second}"));
             report.error(source, &table.header, problem.hint(how));
         }
-        _ => {}
+        _ => {
+            let problem = Problem::new(format!("the target has all of {}", given.join(", ")));
+            report.error(source, &table.header, problem.hint(how));
+        }
     }
     let groups = groups(&table.groups, "target", source, report);
     let (line, column) = source.position(table.header.start);
     Some(TargetSpec {
         name: name?,
-        selector: cgroup.or(pid)?,
+        selector: cgroup.or(pid).or(container)?,
         groups,
         origin: Origin::File {
             path: source.path().to_owned(),

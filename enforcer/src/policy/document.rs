@@ -64,12 +64,13 @@ pub(super) struct TargetTable {
     pub(super) name: Field<String>,
     pub(super) cgroup: Field<String>,
     pub(super) pid: Field<i64>,
+    pub(super) container: Field<String>,
     /// `use`.
     pub(super) groups: Field<Vec<Spanned<String>>>,
 }
 
 impl TargetTable {
-    pub(super) const KEYS: &'static [&'static str] = &["name", "cgroup", "pid", "use"];
+    pub(super) const KEYS: &'static [&'static str] = &["name", "cgroup", "pid", "container", "use"];
 }
 
 /// One `[[rule]]`.

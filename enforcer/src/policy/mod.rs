@@ -99,6 +99,8 @@ pub enum Selector {
     Cgroup(PathBuf),
     /// The cgroup that process is in.
     Pid(u32),
+    /// The cgroup of the container that an engine of this machine knows by that name or identifier.
+    Container(String),
 }
 
 impl Selector {
@@ -114,6 +116,7 @@ impl fmt::Display for Selector {
         match self {
             Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
             Self::Pid(pid) => write!(f, "pid {pid}"),
+            Self::Container(name) => write!(f, "container {name}"),
         }
     }
 }

@@ -152,6 +152,7 @@ fn target(table: Spanned<DeTable<'_>>, source: &Source, report: &mut Report) -> 
         name: keys.take("name"),
         cgroup: keys.take("cgroup"),
         pid: keys.take("pid"),
+        container: keys.take("container"),
         groups: keys.take_array("use"),
     }
 }

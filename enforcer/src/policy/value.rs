@@ -20,6 +20,9 @@ use super::diagnostic::{Diagnostic, Place, Severity};
 /// The longest name of a rule, target or group, in bytes.
 const MAX_NAME_BYTES: usize = 128;
 
+/// The longest name of a container, in bytes. Engines have no limit of their own; identifiers have 64.
+const MAX_CONTAINER_BYTES: usize = 256;
+
 /// What is wrong with a value, before it is known where the value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
@@ -300,4 +303,27 @@ pub(super) fn check_name(text: &str, what: &str) -> Result<(), Problem> {
         )));
     }
     Ok(())
+}
+
+/// A container's name or identifier as engines accept it: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`
+/// (`RestrictedNameChars` in Docker's daemon/names, `NameRegex` in Podman's libpod/define).
+pub(super) fn check_container(text: &str) -> Result<(), Problem> {
+    let is_name = |text: &str| {
+        text.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && text
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '.' | '-'))
+            && text.len() <= MAX_CONTAINER_BYTES
+    };
+    if is_name(text) {
+        return Ok(());
+    }
+    let problem = Problem::new(format!(
+        "{} is not the name or identifier of a container",
+        quote(text)
+    ));
+    Err(match text.strip_prefix('/').filter(|rest| is_name(rest)) {
+        Some(rest) => problem.hint(format!("did you mean `{rest}`?")),
+        None => problem.hint("write it as `docker ps` and `podman ps` show it"),
+    })
 }

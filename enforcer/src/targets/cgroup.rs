@@ -247,6 +247,14 @@ impl Cgroup {
         read_processes(&fd_path(self.dir.as_fd()))
     }
 
+    /// A process in this cgroup or below it that this process's PID namespace shows, if there is one.
+    #[must_use]
+    pub fn any_process(&self) -> Option<u32> {
+        let top = fd_path(self.dir.as_fd());
+        let seen = |dir: &Path| read_processes(dir).ok()?.into_iter().find(|&pid| pid != 0);
+        seen(&top).or_else(|| descendants(&top, usize::MAX).iter().find_map(|below| seen(below)))
+    }
+
     /// How many processes are in this cgroup and all those below it: those whose new sockets a program
     /// attached here governs.
     ///

@@ -1,7 +1,7 @@
 //! From the names of workloads to the cgroups they are: found, opened, waited for, and made for a command.
 //!
 //! [`hierarchy`] finds the cgroup v2 tree, [`cgroup`] opens one in it, [`pid`] goes from a process to its
-//! cgroup; [`resolve`] puts them together into targets, [`nesting`] says how those lie to each other, [`wait`]
+//! cgroup, [`container`] from a name that an [`engine`] knows to a process and its cgroup; [`resolve`] puts them together into targets, [`nesting`] says how those lie to each other, [`wait`]
 //! follows those that come and go, [`child`] makes one for a command. This room attaches nothing, knows no policy, and prints nothing.
 
 pub mod hierarchy;
@@ -11,6 +11,10 @@ mod processes;
 pub mod cgroup;
 
 pub mod pid;
+
+pub mod engine;
+
+pub mod container;
 
 pub mod resolve;
 
@@ -28,6 +32,7 @@ pub(crate) mod test_support;
 pub use self::{
     cgroup::{Cgroup, CgroupError},
     child::{ExecCgroup, ExecCgroupError},
+    container::ContainerError,
     hierarchy::{Hierarchy, HierarchyError},
     nesting::Nesting,
     pid::PidError,

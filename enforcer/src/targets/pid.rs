@@ -137,20 +137,10 @@ impl PidError {
 ///
 /// [`PidError`] for everything that a number can turn out to be.
 pub fn cgroup_of(hierarchy: &Hierarchy, pid: u32) -> Result<Cgroup, PidError> {
-    let process = i32::try_from(pid)
-        .ok()
-        .filter(|&pid| pid > 0)
-        .ok_or(PidError::Gone { pid })
-        .and_then(|number| Process::new(number).map_err(|error| failed(pid, "", error.into_io())))?;
-    refuse_those_without_connects(&read(&process, pid, "stat")?, pid)?;
-
+    let process = open(pid)?;
     for _ in 0..ATTEMPTS {
         let path = cgroup_path(&process, pid)?;
-        let relative = hierarchy.locate(&path).ok_or_else(|| PidError::Outside {
-            pid,
-            path: path.clone(),
-            mount_point: hierarchy.mount_point().to_owned(),
-        })?;
+        let relative = located(hierarchy, pid, &path)?;
         let opened = Cgroup::open_relative(hierarchy, &relative);
         if cgroup_path(&process, pid)? == path {
             return opened.map_err(|source| PidError::Open {
@@ -160,6 +150,32 @@ pub fn cgroup_of(hierarchy: &Hierarchy, pid: u32) -> Result<Cgroup, PidError> {
         }
     }
     Err(PidError::Moving { pid })
+}
+
+/// Path of the cgroup that a process is in, relative to the mount. Nothing says that it still is, or that the number
+/// still means the same process: whoever uses it must find that in the path.
+pub(super) fn path_of(hierarchy: &Hierarchy, pid: u32) -> Result<PathBuf, PidError> {
+    let process = open(pid)?;
+    located(hierarchy, pid, &cgroup_path(&process, pid)?)
+}
+
+/// A descriptor of a process that can make connects.
+fn open(pid: u32) -> Result<Process, PidError> {
+    let process = i32::try_from(pid)
+        .ok()
+        .filter(|&pid| pid > 0)
+        .ok_or(PidError::Gone { pid })
+        .and_then(|number| Process::new(number).map_err(|error| failed(pid, "", error.into_io())))?;
+    refuse_those_without_connects(&read(&process, pid, "stat")?, pid)?;
+    Ok(process)
+}
+
+fn located(hierarchy: &Hierarchy, pid: u32, path: &Path) -> Result<PathBuf, PidError> {
+    hierarchy.locate(path).ok_or_else(|| PidError::Outside {
+        pid,
+        path: path.to_owned(),
+        mount_point: hierarchy.mount_point().to_owned(),
+    })
 }
 
 /// The cgroup of this very process, as its cgroup namespace names it.

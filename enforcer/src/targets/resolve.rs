@@ -10,6 +10,8 @@ use crate::policy::Selector;
 
 use super::{
     cgroup::{Cgroup, CgroupError},
+    container::{self, ContainerError},
+    engine::Engine,
     hierarchy::Hierarchy,
     pid::{self, PidError},
 };
@@ -17,16 +19,29 @@ use super::{
 /// A target to resolve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What messages and events call it.
-    pub name: String,
+    /// What messages and events shall call it. Without one it is called after what it is.
+    pub name: Option<String>,
     /// How it was named.
     pub selector: Selector,
+}
+
+impl Request {
+    /// What it is called until more is known: the name it was given, or how it was asked for.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match (&self.name, &self.selector) {
+            (Some(name), _) => name.clone(),
+            (None, Selector::Cgroup(path)) => path.display().to_string(),
+            (None, Selector::Pid(pid)) => format!("pid:{pid}"),
+            (None, Selector::Container(name)) => name.clone(),
+        }
+    }
 }
 
 /// A target and what it turned out to be.
 #[derive(Debug)]
 pub struct ResolvedTarget {
-    /// As in the request.
+    /// As in the request, or after what it is: a container's is its name, however it was asked for.
     pub name: String,
     /// As in the request.
     pub selector: Selector,
@@ -47,6 +62,17 @@ pub enum Note {
         cgroup: PathBuf,
         /// Processes in it and below it, the named one included.
         processes: usize,
+    },
+    /// A container was named: this is its cgroup.
+    Container {
+        /// Its name.
+        name: String,
+        /// Its whole identifier.
+        id: String,
+        /// Who runs it.
+        engine: Engine,
+        /// Its cgroup, relative to the v2 mount.
+        cgroup: PathBuf,
     },
     /// An earlier target is the same cgroup; this one adds nothing.
     SameCgroup {
@@ -71,6 +97,17 @@ impl fmt::Display for Note {
                 "pid {pid} is in cgroup {}: governs {processes} process{}",
                 cgroup.display(),
                 if *processes == 1 { "" } else { "es" }
+            ),
+            Self::Container {
+                name,
+                id,
+                engine,
+                cgroup,
+            } => write!(
+                f,
+                "container {name} ({}, {engine}) is cgroup {}",
+                id.get(..12).unwrap_or(id),
+                cgroup.display()
             ),
             Self::SameCgroup {
                 cgroup,
@@ -108,6 +145,15 @@ pub enum ResolveError {
         #[source]
         source: PidError,
     },
+    /// Its container does not lead to a cgroup.
+    #[error("cannot resolve target {target}")]
+    Container {
+        /// Name of the target.
+        target: String,
+        /// Why.
+        #[source]
+        source: Box<ContainerError>,
+    },
     /// Its processes cannot be counted, which a cgroup that goes away just now can cause.
     #[error("cannot list the processes of target {target} in cgroup {}", cgroup.display())]
     Count {
@@ -142,6 +188,7 @@ impl ResolveError {
         match self {
             Self::Cgroup { source, .. } => source.hint(),
             Self::Pid { source, .. } => source.hint(),
+            Self::Container { source, .. } => source.hint(),
             Self::Count { .. } => None,
             Self::Root { .. } => Some(
                 "start the program with `enforcer exec`, or give it a cgroup of its own; \
@@ -157,38 +204,50 @@ impl ResolveError {
 
 /// Resolves one target.
 ///
+/// For a container, engines are asked: that needs a tokio runtime with I/O and time.
+///
 /// # Errors
 ///
 /// [`ResolveError`] where it is not there, is no cgroup, or is the root cgroup without having been asked for
 /// as `/`.
-pub fn resolve_one(hierarchy: &Hierarchy, request: &Request) -> Result<ResolvedTarget, ResolveError> {
-    let target = || request.name.clone();
-    let (cgroup, process) = match &request.selector {
-        Selector::Cgroup(path) => (
-            Cgroup::open(hierarchy, path).map_err(|source| ResolveError::Cgroup {
-                target: target(),
-                source,
-            })?,
-            None,
-        ),
-        Selector::Pid(pid) => (
-            pid::cgroup_of(hierarchy, *pid).map_err(|source| ResolveError::Pid {
-                target: target(),
-                source,
-            })?,
-            Some(*pid),
-        ),
+pub async fn resolve_one(hierarchy: &Hierarchy, request: &Request) -> Result<ResolvedTarget, ResolveError> {
+    let mut name = request.label();
+    let target = name.clone();
+    let mut notes = Vec::new();
+    let cgroup = match &request.selector {
+        Selector::Cgroup(path) => {
+            Cgroup::open(hierarchy, path).map_err(|source| ResolveError::Cgroup { target, source })?
+        }
+        Selector::Pid(pid) => {
+            pid::cgroup_of(hierarchy, *pid).map_err(|source| ResolveError::Pid { target, source })?
+        }
+        Selector::Container(word) => {
+            let found = container::cgroup_of(hierarchy, word).await;
+            let found = found.map_err(|source| ResolveError::Container {
+                target,
+                source: Box::new(source),
+            })?;
+            if request.name.is_none() {
+                name.clone_from(&found.name);
+            }
+            notes.push(Note::Container {
+                name: found.name,
+                id: found.id,
+                engine: found.engine,
+                cgroup: found.cgroup.path().to_owned(),
+            });
+            found.cgroup
+        }
     };
     if cgroup.is_root() && !request.selector.names_root() {
         return Err(ResolveError::Root {
-            target: target(),
+            target: name,
             selector: request.selector.clone(),
         });
     }
-    let mut notes = Vec::new();
-    if let Some(pid) = process {
+    if let Selector::Pid(pid) = request.selector {
         let processes = cgroup.count_processes().map_err(|source| ResolveError::Count {
-            target: target(),
+            target: name.clone(),
             cgroup: cgroup.path().to_owned(),
             source,
         })?;
@@ -199,7 +258,7 @@ pub fn resolve_one(hierarchy: &Hierarchy, request: &Request) -> Result<ResolvedT
         });
     }
     Ok(ResolvedTarget {
-        name: target(),
+        name,
         selector: request.selector.clone(),
         cgroups: vec![cgroup],
         notes,
@@ -211,14 +270,14 @@ pub fn resolve_one(hierarchy: &Hierarchy, request: &Request) -> Result<ResolvedT
 /// # Errors
 ///
 /// Every target's error, in the order given; or [`ResolveError::TooMany`] alone.
-pub fn resolve(
+pub async fn resolve(
     hierarchy: &Hierarchy,
     requests: &[Request],
 ) -> Result<Vec<ResolvedTarget>, Vec<ResolveError>> {
     let mut targets = Vec::with_capacity(requests.len());
     let mut errors = Vec::new();
     for request in requests {
-        match resolve_one(hierarchy, request) {
+        match resolve_one(hierarchy, request).await {
             Ok(target) => targets.push(target),
             Err(error) => errors.push(error),
         }
@@ -271,26 +330,28 @@ mod tests {
 
     fn request(name: &str, selector: Selector) -> Request {
         Request {
-            name: name.to_owned(),
+            name: Some(name.to_owned()),
             selector,
         }
     }
 
-    #[test]
-    fn root_must_be_asked_for_by_name() {
+    #[tokio::test]
+    async fn root_must_be_asked_for_by_name() {
         let hierarchy = Hierarchy::find().unwrap();
         let by_name = request("all", Selector::Cgroup("/".into()));
-        assert!(resolve_one(&hierarchy, &by_name).unwrap().cgroups[0].is_root());
+        assert!(resolve_one(&hierarchy, &by_name).await.unwrap().cgroups[0].is_root());
         for other in ["", ".", hierarchy.mount_point().to_str().unwrap()] {
             let selector = Selector::Cgroup(other.into());
-            let error = resolve_one(&hierarchy, &request("all", selector)).unwrap_err();
+            let error = resolve_one(&hierarchy, &request("all", selector))
+                .await
+                .unwrap_err();
             assert!(matches!(error, ResolveError::Root { .. }), "{other:?}: {error:?}");
             assert!(error.hint().unwrap().contains("exec"));
         }
     }
 
-    #[test]
-    fn every_target_that_is_missing_is_named() {
+    #[tokio::test]
+    async fn every_target_that_is_missing_is_named() {
         let hierarchy = Hierarchy::find().unwrap();
         let errors = resolve(
             &hierarchy,
@@ -300,14 +361,15 @@ mod tests {
                 request("two", Selector::Pid(0)),
             ],
         )
+        .await
         .unwrap_err();
         assert!(
             matches!(&errors[..], [ResolveError::Cgroup { target: one, .. }, ResolveError::Pid { target: two, .. }] if one == "one" && two == "two")
         );
     }
 
-    #[test]
-    fn same_cgroup_twice_is_resolved_once_and_said() {
+    #[tokio::test]
+    async fn same_cgroup_twice_is_resolved_once_and_said() {
         if !is_root("targets::resolve::same_cgroup_twice_is_resolved_once_and_said") {
             return;
         }
@@ -323,6 +385,7 @@ mod tests {
                 request("inner", Selector::Cgroup(below.path().to_owned())),
             ],
         )
+        .await
         .unwrap();
         assert_eq!(
             targets.iter().map(|it| it.cgroups.len()).collect::<Vec<_>>(),

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::policy::Selector;
@@ -16,6 +17,9 @@ use super::{
     resolve::{Request, ResolveError, ResolvedTarget, resolve_one},
     watch::{WatchError, Watches},
 };
+
+/// How often engines are asked again about a container that does not run yet.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why waiting for a target ended without it.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +53,10 @@ impl WaitError {
     }
 }
 
-/// Resolves a target, waiting for its cgroup as long as it does not exist.
+/// Resolves a target, waiting for its cgroup as long as it does not exist, or for its container as long as that
+/// does not run.
 ///
-/// Needs a tokio runtime with I/O. Dropping the future ends the wait and leaves nothing behind.
+/// Needs a tokio runtime with I/O and time. Dropping the future ends the wait and leaves nothing behind.
 ///
 /// # Errors
 ///
@@ -60,14 +65,24 @@ pub async fn wait_for(hierarchy: &Hierarchy, request: &Request) -> Result<Resolv
     let path = match &request.selector {
         Selector::Cgroup(path) => path,
         Selector::Pid(pid) => {
-            return resolve_one(hierarchy, request).map_err(|error| match error {
-                ResolveError::Pid {
-                    target,
-                    source: PidError::Gone { .. },
-                } => WaitError::Pid { target, pid: *pid },
-                other => other.into(),
-            });
+            return resolve_one(hierarchy, request)
+                .await
+                .map_err(|error| match error {
+                    ResolveError::Pid {
+                        target,
+                        source: PidError::Gone { .. },
+                    } => WaitError::Pid { target, pid: *pid },
+                    other => other.into(),
+                });
         }
+        Selector::Container(_) => loop {
+            match resolve_one(hierarchy, request).await {
+                Err(ResolveError::Container { source, .. }) if source.may_pass() => {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                done => return Ok(done?),
+            }
+        },
     };
     // Watched from the top down: the directory that the next part appears in can itself go and come again,
     // and only the one above it tells.
@@ -83,7 +98,7 @@ pub async fn wait_for(hierarchy: &Hierarchy, request: &Request) -> Result<Resolv
                 break;
             }
         }
-        match resolve_one(hierarchy, request) {
+        match resolve_one(hierarchy, request).await {
             Err(ResolveError::Cgroup {
                 source: CgroupError::Absent { .. },
                 ..
@@ -190,7 +205,7 @@ mod tests {
 
     fn by_path(path: &Path) -> Request {
         Request {
-            name: "t".to_owned(),
+            name: Some("t".to_owned()),
             selector: Selector::Cgroup(path.to_owned()),
         }
     }
@@ -252,7 +267,7 @@ mod tests {
     async fn what_waiting_cannot_mend_is_an_error_at_once() {
         let hierarchy = Hierarchy::find().unwrap();
         let pid = Request {
-            name: "t".to_owned(),
+            name: Some("t".to_owned()),
             selector: Selector::Pid(u32::MAX),
         };
         let error = soon(wait_for(&hierarchy, &pid)).await.unwrap_err();

@@ -226,7 +226,7 @@ const TARGETS: &[Row] = &[
     (
         &["--reject", "::/0"],
         "no target to govern",
-        "name one with --cgroup PATH or --pid PID",
+        "name one with --cgroup PATH, --pid PID or --container NAME",
     ),
     (
         &["--pid", "0", "--reject", "::/0"],

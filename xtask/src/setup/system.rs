@@ -2,7 +2,7 @@
 //!
 //! A program counts, not a package: what is there by other means is there.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use super::Purpose;
 use crate::{debian::install as apt, workspace::program};
@@ -79,6 +79,56 @@ const NEEDS: &[Need] = &[
         needed_for: Purpose::Test,
     },
     Need {
+        what: "dockerd",
+        why: "a container engine",
+        // Those of packages: a program of that name elsewhere may be anything.
+        found: || packaged("dockerd"),
+        packages: &["docker.io"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "apparmor_parser",
+        why: "what Docker asks for where the kernel has AppArmor",
+        found: || has("apparmor_parser") || !has_apparmor(),
+        packages: &["apparmor"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "docker",
+        why: "talks to container engines",
+        found: || packaged("docker"),
+        packages: &["docker-cli", "docker.io"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "podman",
+        why: "another container engine",
+        found: || packaged("podman"),
+        packages: &["podman"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "runc",
+        why: "runs containers also where both cgroup versions are mounted",
+        found: || packaged("runc"),
+        packages: &["runc"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "mmdebstrap",
+        why: "makes a guest with systemd and container engines",
+        found: || has("mmdebstrap"),
+        packages: &["mmdebstrap"],
+        needed_for: Purpose::Test,
+    },
+    Need {
+        what: "mke2fs",
+        why: "makes that guest's disk",
+        found: || has("mke2fs"),
+        packages: &["e2fsprogs"],
+        needed_for: Purpose::Test,
+    },
+    Need {
         what: "strip",
         why: "makes the tests small enough for their memory",
         found: || has("strip"),
@@ -126,6 +176,18 @@ pub(crate) fn packages(needs: &[&Need]) -> Vec<&'static str> {
 
 fn has(name: &str) -> bool {
     program(name).is_some()
+}
+
+/// Whether AppArmor is switched on in the running kernel.
+fn has_apparmor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|said| said.trim() == "Y")
+}
+
+/// Whether a package has brought that program: package managers alone write there.
+fn packaged(name: &str) -> bool {
+    ["/usr/sbin", "/usr/bin"]
+        .iter()
+        .any(|folder| Path::new(folder).join(name).is_file())
 }
 
 fn has_java() -> bool {
@@ -208,7 +270,7 @@ mod tests {
     fn what_guests_are_made_with_is_in_the_table() {
         // Essential in the distribution, or apt itself.
         let always = ["apt", "dpkg", "libc-bin"];
-        for (program, package) in crate::vm::NEEDED {
+        for (program, package) in crate::vm::NEEDED.iter().chain(crate::vm::NEEDED_FOR_IMAGE) {
             let brought = NEEDS.iter().any(|need| need.packages.contains(package));
             assert!(brought || always.contains(package), "nothing brings {program}");
         }

@@ -31,7 +31,7 @@ const KVM_TRY_INIT: &str = "#!/bin/busybox sh\n\
 const CPUS: &str = "2";
 const MEBIBYTE: u64 = 1 << 20;
 /// Memory of a guest without its file system.
-const MEMORY_MIB: u64 = 640;
+pub(crate) const MEMORY_MIB: u64 = 640;
 
 /// Kernel messages that tests must not cause go to the first port, warnings included; an oops ends the guest.
 /// The watchdogs measure a clock that runs on while the host has others to serve, and mitigations cost time and
@@ -63,6 +63,9 @@ impl Accelerator {
         let guest = Guest {
             image,
             initramfs: &initramfs,
+            disks: &[],
+            arguments: "",
+            memory_mib: MEMORY_MIB,
             accelerator: Self::Kvm,
             logs: folder.join("kvm-try"),
         };
@@ -97,8 +100,14 @@ impl Accelerator {
 pub(crate) struct Guest<'a> {
     /// The kernel.
     pub(crate) image: &'a Path,
-    /// Its file system.
+    /// Its first file system, and without disks its only one.
     pub(crate) initramfs: &'a Path,
+    /// Its disks; what it writes to them is forgotten.
+    pub(crate) disks: &'a [&'a Path],
+    /// Kernel arguments beside those of all guests.
+    pub(crate) arguments: &'a str,
+    /// Memory beside what the first file system takes.
+    pub(crate) memory_mib: u64,
     /// How it is run.
     pub(crate) accelerator: Accelerator,
     /// Where its logs go: this path with an ending for each.
@@ -189,15 +198,25 @@ impl Guest<'_> {
             .with_context(|| format!("reading {}", self.initramfs.display()))?
             .len();
         // Once as the archive and once unpacked, into a file system that may take half of the memory.
-        let memory = MEMORY_MIB + 3 * archive_bytes.div_ceil(MEBIBYTE);
-        Command::new(QEMU)
+        let memory = self.memory_mib + 3 * archive_bytes.div_ceil(MEBIBYTE);
+        let mut command = Command::new(QEMU);
+        for disk in self.disks {
+            // A comma in a value is written twice (qemu(1), "-drive").
+            let file = disk.display().to_string().replace(',', ",,");
+            command
+                .arg("-drive")
+                .arg(format!("file={file},if=virtio,format=raw,snapshot=on"));
+        }
+        command
             .args(["-nodefaults", "-display", "none", "-no-reboot", "-machine", "q35", "-cpu", "max"])
             .args(["-smp", CPUS, "-accel", self.accelerator.argument(), "-m", &format!("{memory}M")])
             .arg("-kernel")
             .arg(self.image)
             .arg("-initrd")
             .arg(self.initramfs)
-            .args(["-append", KERNEL_ARGUMENTS, "-serial"])
+            .arg("-append")
+            .arg(format!("{KERNEL_ARGUMENTS} {}", self.arguments).trim_end())
+            .arg("-serial")
             .arg(format!("file:{}", kernel_log.display()))
             .args(["-serial", "stdio"])
             .stdin(Stdio::null())

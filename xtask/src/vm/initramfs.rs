@@ -18,6 +18,9 @@ use super::{kernels::Kernel, payload::Payload};
 
 const INIT: &str = include_str!("guest/init.sh");
 
+/// What runs the tests, once a guest is set up, whoever has done that.
+pub(crate) const RUN_TESTS: &str = include_str!("guest/run-tests.sh");
+
 /// Where the repository's `tests` folder is in a guest.
 pub(crate) const TESTS_FOLDER: &str = "/tests";
 
@@ -51,6 +54,7 @@ impl Initramfs {
             "/etc/passwd",
             b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
         );
+        new.add_data("/run-tests.sh", RUN_TESTS.as_bytes());
         new.add_data("/etc/group", b"root:x:0:\nnogroup:x:65534:\n");
         new.add_data("/etc/hosts", b"127.0.0.1 localhost guest\n::1 localhost guest\n");
         new.add_data(

@@ -1,9 +1,10 @@
 //! `cargo xtask vm`: the integration tests on every kernel line, each in a guest under qemu.
 //!
-//! The guests run the very test binaries that `cargo test` runs here. A guest has no network and no disk; the
-//! machine needs no KVM. Nothing on the machine changes: all files are under `target/vm`.
+//! The guests run the very test binaries that `cargo test` runs here. A guest has no network, and but for the one with
+//! systemd no disk; the machine needs no KVM. Nothing on the machine changes: all files are under `target/vm`.
 
 mod boot;
+mod image;
 mod initramfs;
 mod kernels;
 mod lines;
@@ -26,14 +27,16 @@ use anyhow::{Context as _, Result, bail};
 use clap::builder::PossibleValuesParser;
 
 use self::{
-    boot::{Accelerator, Guest},
+    boot::{Accelerator, Guest, MEMORY_MIB},
+    image::Image,
     initramfs::Initramfs,
     kernels::Kernel,
+    lines::Line,
     payload::Payload,
     report::Column,
 };
 use crate::{
-    debian::output,
+    debian::{self, output},
     test::{Extent, repetition_variables},
 };
 
@@ -48,6 +51,10 @@ pub(crate) const NEEDED: &[(&str, &str)] = &[
     ("dpkg-deb", "dpkg"),
 ];
 
+/// The same for the guest with systemd.
+pub(crate) const NEEDED_FOR_IMAGE: &[(&str, &str)] =
+    &[(debian::MMDEBSTRAP, "mmdebstrap"), ("mke2fs", "e2fsprogs")];
+
 /// How many tests of a binary run at once; with more than one, libtest prints a test's name and its result in
 /// one piece.
 const TEST_THREADS: &str = "2";
@@ -56,16 +63,20 @@ const TEST_THREADS: &str = "2";
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// Time for one test binary.
 const BINARY_LIMIT: Duration = Duration::from_secs(180);
+/// The same where containers are started, without KVM.
+const IMAGE_BINARY_LIMIT: Duration = Duration::from_secs(900);
 /// The same with `--full`.
 const BINARY_LIMIT_FULL: Duration = Duration::from_secs(900);
 
 /// What `cargo xtask vm` can be told.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Kernel line to boot; repeatable
-    #[arg(long, value_name = "LINE", default_value = lines::ALL,
-          value_parser = PossibleValuesParser::new(lines::choices()))]
+    /// Kernel line to boot; repeatable; without it and without --image, every guest is booted
+    #[arg(long, value_name = "LINE", value_parser = PossibleValuesParser::new(lines::choices()))]
     pub(crate) kernel: Vec<String>,
+    /// Disk to boot: a distribution with systemd and container engines
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new([image::SYSTEMD]))]
+    pub(crate) image: Option<String>,
     /// As many repetitions as the issues name, instead of a few
     #[arg(long)]
     pub(crate) full: bool,
@@ -82,15 +93,30 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Every test on every line.
+    /// Every test in every guest.
     pub(crate) fn everything(full: bool) -> Self {
         Self {
-            kernel: vec![lines::ALL.to_owned()],
+            kernel: Vec::new(),
+            image: None,
             full,
             offline: false,
             bless: false,
             filters: Vec::new(),
         }
+    }
+
+    /// The kernel lines to boot.
+    fn lines(&self) -> Vec<&'static Line> {
+        if self.kernel.is_empty() && self.image.is_none() {
+            lines::chosen(&[lines::ALL.to_owned()])
+        } else {
+            lines::chosen(&self.kernel)
+        }
+    }
+
+    /// Whether the guest with systemd is booted.
+    const fn boots_image(&self) -> bool {
+        self.image.is_some() || self.kernel.is_empty()
     }
 }
 
@@ -145,31 +171,38 @@ pub(crate) fn run(args: &Args) -> Result<Summary> {
     let cache = metadata.target_directory.join("vm").into_std_path_buf();
     let guests = cache.join("guests");
     fs::create_dir_all(&guests).with_context(|| format!("creating {}", guests.display()))?;
-    need_programs()?;
+    need_programs(args)?;
     let busybox = static_busybox()?;
 
     say("building the tests, fetching kernels");
-    let lines = lines::chosen(&args.kernel);
+    let lines = args.lines();
     let mut columns: Vec<Column> = Vec::new();
-    let mut ready: Vec<Kernel> = Vec::new();
+    let mut ready: Vec<Ready> = Vec::new();
     let (payload, accelerator) = thread::scope(|scope| {
         let payload = scope.spawn(|| payload::build(&guests, &args.filters));
         let fetches: Vec<_> = lines
             .iter()
             .map(|&line| (line, scope.spawn(|| kernels::kernel(line, &cache, args.offline))))
             .collect();
+        // First in the queue, because it takes longest.
+        if args.boots_image() {
+            match image::image(&cache) {
+                Ok(image) => ready.push(Ready::Image(image)),
+                Err(error) => columns.push(Column::unbooted(image::SYSTEMD, format!("{error:#}"))),
+            }
+        }
         for (line, fetch) in fetches {
             match joined(fetch) {
                 Ok(kernel) => {
                     announce(&kernel);
-                    ready.push(kernel);
+                    ready.push(Ready::Kernel(kernel));
                 }
                 Err(error) => columns.push(Column::unbooted(line.name, format!("{error:#}"))),
             }
         }
         let accelerator = ready
             .first()
-            .map(|kernel| Accelerator::of_this_machine(&kernel.image, &busybox, &guests));
+            .map(|guest| Accelerator::of_this_machine(guest.kernel(), &busybox, &guests));
         (joined(payload), accelerator.transpose())
     });
     let payload = payload?;
@@ -179,18 +212,27 @@ pub(crate) fn run(args: &Args) -> Result<Summary> {
             args.filters
         );
     }
+    let is_tested_in_image = payload
+        .tests
+        .iter()
+        .any(|binary| image::is_tested_there(&binary.name));
+    ready.retain(|guest| matches!(guest, Ready::Kernel(_)) || is_tested_in_image);
     if let Some(accelerator) = accelerator? {
         let common = Initramfs::new(&busybox, &payload, &tests_folder)?;
         let plan = Plan {
             args,
             payload: &payload,
             common: &common,
+            tests_folder: &tests_folder,
             accelerator,
             guests: &guests,
         };
         columns.extend(plan.boot_all(ready));
     }
-    columns.sort_by_key(|column| lines::LINES.iter().position(|line| line.name == column.line));
+    columns.sort_by_key(|column| {
+        let line = lines::LINES.iter().position(|line| line.name == column.line);
+        line.unwrap_or(lines::LINES.len())
+    });
     let summary = report::summary(&columns);
     if args.bless {
         let measured = columns
@@ -203,26 +245,52 @@ pub(crate) fn run(args: &Args) -> Result<Summary> {
     Ok(summary)
 }
 
+/// What there is to boot.
+#[derive(Debug)]
+enum Ready {
+    /// A kernel, with the tests as all that there is.
+    Kernel(Kernel),
+    /// A distribution.
+    Image(Image),
+}
+
+impl Ready {
+    fn kernel(&self) -> &Path {
+        match self {
+            Self::Kernel(kernel) => &kernel.image,
+            Self::Image(image) => &image.kernel,
+        }
+    }
+
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(kernel) => kernel.line.name,
+            Self::Image(_) => image::SYSTEMD,
+        }
+    }
+}
+
 /// What is the same for all guests.
 struct Plan<'a> {
     args: &'a Args,
     payload: &'a Payload,
     common: &'a Initramfs,
+    tests_folder: &'a Path,
     accelerator: Accelerator,
     guests: &'a Path,
 }
 
 impl Plan<'_> {
     /// Boots all, as many at once as there are cores.
-    fn boot_all(&self, kernels: Vec<Kernel>) -> Vec<Column> {
+    fn boot_all(&self, guests: Vec<Ready>) -> Vec<Column> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let at_once = cores.min(kernels.len());
+        let at_once = cores.min(guests.len());
         say(&format!(
             "booting {} guests, {at_once} at once, {}",
-            kernels.len(),
+            guests.len(),
             self.accelerator.name()
         ));
-        let waiting = Mutex::new(kernels.into_iter());
+        let waiting = Mutex::new(guests.into_iter());
         let columns = Mutex::new(Vec::new());
         thread::scope(|scope| {
             for _ in 0..at_once {
@@ -231,10 +299,13 @@ impl Plan<'_> {
                         // A statement of its own: in the head of a `while let` the lock would be held for
                         // as long as the guest runs, and the guests would take turns.
                         let next = lock(&waiting).next();
-                        let Some(kernel) = next else { break };
-                        let column = self
-                            .boot(&kernel)
-                            .unwrap_or_else(|error| Column::unbooted(kernel.line.name, format!("{error:#}")));
+                        let Some(guest) = next else { break };
+                        let column = match &guest {
+                            Ready::Kernel(kernel) => self.boot(kernel),
+                            Ready::Image(image) => self.boot_image(image),
+                        };
+                        let column = column
+                            .unwrap_or_else(|error| Column::unbooted(guest.name(), format!("{error:#}")));
                         lock(&columns).push(column);
                     }
                 });
@@ -250,35 +321,80 @@ impl Plan<'_> {
         let initramfs = self.guests.join(format!("{}.cpio", kernel.line.name));
         self.common
             .clone()
-            .with_kernel(kernel, &self.settings(kernel))?
+            .with_kernel(
+                kernel,
+                &self.settings("vm", kernel.line.name, self.binary_limit()),
+            )?
             .write(&initramfs)?;
         let guest = Guest {
             image: &kernel.image,
             initramfs: &initramfs,
+            disks: &[],
+            arguments: "",
+            memory_mib: MEMORY_MIB,
             accelerator: self.accelerator,
-            logs: logs.clone(),
+            logs,
         };
-        let binaries = u32::try_from(self.payload.tests.len()).unwrap_or(u32::MAX);
-        let life = guest.boot(BOOT_LIMIT + self.binary_limit().saturating_mul(binaries))?;
-        let column = Column::new(kernel.line.name, kernel.package.clone(), self.payload, &life);
-        say(&format!(
-            "{:<6}is through; what it said: {}.*.log",
+        let package = kernel.package.clone();
+        self.live(
+            &guest,
             kernel.line.name,
-            logs.display()
+            package,
+            self.payload,
+            self.binary_limit(),
+        )
+    }
+
+    /// The guest with systemd: fewer tests, and those of containers.
+    fn boot_image(&self, image: &Image) -> Result<Column> {
+        let mut payload = self.payload.clone();
+        payload
+            .tests
+            .retain(|binary| image::is_tested_there(&binary.name));
+        let limit = self.binary_limit().max(IMAGE_BINARY_LIMIT);
+        let second = self.guests.join(format!("{}.tar", image::SYSTEMD));
+        let settings = self.settings(image::SYSTEMD, image::SYSTEMD, limit);
+        image::write_payload(&second, &payload, self.tests_folder, &settings)?;
+        let guest = Guest {
+            image: &image.kernel,
+            initramfs: &image.initrd,
+            disks: &[&image.disk, &second],
+            arguments: image::ARGUMENTS,
+            memory_mib: image::MEMORY_MIB,
+            accelerator: self.accelerator,
+            logs: self.guests.join(image::SYSTEMD),
+        };
+        self.live(&guest, image::SYSTEMD, image.package.clone(), &payload, limit)
+    }
+
+    fn live(
+        &self,
+        guest: &Guest<'_>,
+        name: &'static str,
+        package: String,
+        payload: &Payload,
+        limit: Duration,
+    ) -> Result<Column> {
+        let binaries = u32::try_from(payload.tests.len()).unwrap_or(u32::MAX);
+        let life = guest.boot(BOOT_LIMIT + limit.saturating_mul(binaries))?;
+        let column = Column::new(name, package, payload, &life);
+        say(&format!(
+            "{name:<8}is through; what it said: {}.*.log",
+            guest.logs.display()
         ));
         Ok(column)
     }
 
     /// A shell script that init reads: variables for the tests and for itself, and the filters as arguments.
-    fn settings(&self, kernel: &Kernel) -> String {
+    fn settings(&self, place: &str, kernel: &str, limit: Duration) -> String {
         let mut variables = vec![
-            ("ENFORCER_PLACE", "vm".to_owned()),
-            ("ENFORCER_KERNEL", kernel.line.name.to_owned()),
+            ("ENFORCER_PLACE", place.to_owned()),
+            ("ENFORCER_KERNEL", kernel.to_owned()),
             ("ENFORCER_BIN", "/bin/enforcer".to_owned()),
             ("ENFORCER_TEST_CLIENT", "/bin/enforcer-test-client".to_owned()),
             ("ENFORCER_LAB", "/bin/enforcer-lab".to_owned()),
             ("ENFORCER_TESTS_DIR", initramfs::TESTS_FOLDER.to_owned()),
-            ("LIMIT_SECS", self.binary_limit().as_secs().to_string()),
+            ("LIMIT_SECS", limit.as_secs().to_string()),
             ("THREADS", TEST_THREADS.to_owned()),
         ];
         let extent = if self.args.full {
@@ -317,17 +433,19 @@ impl Plan<'_> {
 
 fn announce(kernel: &Kernel) {
     say(&format!(
-        "{:<6}{}: {}",
+        "{:<8}{}: {}",
         kernel.line.name, kernel.package, kernel.line.note
     ));
     if let Some(caveat) = &kernel.caveat {
-        say(&format!("      {caveat}"));
+        say(&format!("        {caveat}"));
     }
 }
 
-fn need_programs() -> Result<()> {
+fn need_programs(args: &Args) -> Result<()> {
+    let for_image = if args.boots_image() { NEEDED_FOR_IMAGE } else { &[] };
     let missing: Vec<_> = NEEDED
         .iter()
+        .chain(for_image)
         .filter(|(program, _)| which::which(program).is_err())
         .map(|(program, package)| format!("{program} (package {package})"))
         .collect();

@@ -46,7 +46,7 @@ struct Tool {
 }
 
 /// One test binary and the tests that were asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TestBinary {
     /// Name of the cargo target.
     pub(crate) name: String,
@@ -61,7 +61,7 @@ pub(crate) struct TestBinary {
 }
 
 /// Everything that goes into every guest.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Payload {
     /// Those that run, and those that do not.
     pub(crate) tests: Vec<TestBinary>,

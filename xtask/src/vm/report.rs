@@ -187,7 +187,7 @@ pub(crate) fn text(columns: &[Column]) -> String {
         let took = column.took.as_secs_f32();
         let _ = writeln!(
             text,
-            "{:<6}{} ({release}), {took:.1} s",
+            "{:<8}{} ({release}), {took:.1} s",
             column.line, column.package
         );
     }

@@ -47,30 +47,7 @@ echo 1 >/proc/sys/kernel/panic_on_oops
 # Ping sockets for everybody, as distributions have it.
 echo '0 2147483647' >/proc/sys/net/ipv4/ping_group_range
 
-HOME=/root
-USER=root
-export HOME USER
-# Variables for the tests, LIMIT_SECS, THREADS, WHOLE (binaries that run without filters), and the filters as arguments.
-. /settings
-cd /tests || tell "broken cd /tests"
-tell "ready $(uname -r)"
-
-for binary in /test-binaries/*; do
-    name=${binary##*/}
-    ENFORCER_OUTCOMES=/tmp/outcomes-$name
-    export ENFORCER_OUTCOMES
-    : >"$ENFORCER_OUTCOMES"
-    tell "begin $name"
-    case " $WHOLE " in
-        *" $name "*) timeout -s KILL "$LIMIT_SECS" "$binary" --test-threads="$THREADS" ;;
-        *) timeout -s KILL "$LIMIT_SECS" "$binary" --test-threads="$THREADS" "$@" ;;
-    esac
-    code=$?
-    printf '\n'
-    sed 's/^/@@vm outcome /' "$ENFORCER_OUTCOMES"
-    tell "end $name $code"
-done
-tell "finished"
+. /run-tests.sh
 # Setting the port waits until what was written has left it.
 stty raw -echo -F /dev/ttyS1
 poweroff -f
