@@ -30,10 +30,10 @@ fn is_public(addr: Ipv6Addr) -> bool {
 }
 
 pub(super) async fn examine(lookup: bool) -> Vec<Item> {
-    if let Err(error) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
-        if error.raw_os_error() == Some(libc::EAFNOSUPPORT) {
-            return vec![no_sockets()];
-        }
+    if let Err(error) = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
+        && error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+    {
+        return vec![no_sockets()];
     }
     let found = gather(&surroundings::Options {
         nat64_limit: if lookup { LOOKUP_LIMIT } else { Duration::ZERO },

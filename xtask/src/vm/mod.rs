@@ -10,6 +10,7 @@ mod kernels;
 mod lines;
 mod modules;
 mod payload;
+mod plan;
 mod records;
 mod report;
 mod transcript;
@@ -18,27 +19,21 @@ use std::{
     fmt, fs,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::Mutex,
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use clap::builder::PossibleValuesParser;
 
 use self::{
-    boot::{Accelerator, Guest, MEMORY_MIB},
-    image::Image,
+    boot::Accelerator,
     initramfs::Initramfs,
     kernels::Kernel,
     lines::Line,
-    payload::Payload,
+    plan::{Plan, Ready},
     report::Column,
 };
-use crate::{
-    debian::{self, output},
-    test::{Extent, repetition_variables},
-};
+use crate::debian::{self, output};
 
 /// Programs of the machine without which no guest can be made, and the Debian packages they are in.
 pub(crate) const NEEDED: &[(&str, &str)] = &[
@@ -54,19 +49,6 @@ pub(crate) const NEEDED: &[(&str, &str)] = &[
 /// The same for the guest with systemd.
 pub(crate) const NEEDED_FOR_IMAGE: &[(&str, &str)] =
     &[(debian::MMDEBSTRAP, "mmdebstrap"), ("mke2fs", "e2fsprogs")];
-
-/// How many tests of a binary run at once; with more than one, libtest prints a test's name and its result in
-/// one piece.
-const TEST_THREADS: &str = "2";
-
-/// Time for coming up and going down, without KVM and beside another guest.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
-/// Time for one test binary.
-const BINARY_LIMIT: Duration = Duration::from_secs(180);
-/// The same where containers are started, without KVM.
-const IMAGE_BINARY_LIMIT: Duration = Duration::from_secs(900);
-/// The same with `--full`.
-const BINARY_LIMIT_FULL: Duration = Duration::from_secs(900);
 
 /// What `cargo xtask vm` can be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -245,192 +227,6 @@ pub(crate) fn run(args: &Args) -> Result<Summary> {
     Ok(summary)
 }
 
-/// What there is to boot.
-#[derive(Debug)]
-enum Ready {
-    /// A kernel, with the tests as all that there is.
-    Kernel(Kernel),
-    /// A distribution.
-    Image(Image),
-}
-
-impl Ready {
-    fn kernel(&self) -> &Path {
-        match self {
-            Self::Kernel(kernel) => &kernel.image,
-            Self::Image(image) => &image.kernel,
-        }
-    }
-
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Kernel(kernel) => kernel.line.name,
-            Self::Image(_) => image::SYSTEMD,
-        }
-    }
-}
-
-/// What is the same for all guests.
-struct Plan<'a> {
-    args: &'a Args,
-    payload: &'a Payload,
-    common: &'a Initramfs,
-    tests_folder: &'a Path,
-    accelerator: Accelerator,
-    guests: &'a Path,
-}
-
-impl Plan<'_> {
-    /// Boots all, as many at once as there are cores.
-    fn boot_all(&self, guests: Vec<Ready>) -> Vec<Column> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let at_once = cores.min(guests.len());
-        say(&format!(
-            "booting {} guests, {at_once} at once, {}",
-            guests.len(),
-            self.accelerator.name()
-        ));
-        let waiting = Mutex::new(guests.into_iter());
-        let columns = Mutex::new(Vec::new());
-        thread::scope(|scope| {
-            for _ in 0..at_once {
-                scope.spawn(|| {
-                    loop {
-                        // A statement of its own: in the head of a `while let` the lock would be held for
-                        // as long as the guest runs, and the guests would take turns.
-                        let next = lock(&waiting).next();
-                        let Some(guest) = next else { break };
-                        let column = match &guest {
-                            Ready::Kernel(kernel) => self.boot(kernel),
-                            Ready::Image(image) => self.boot_image(image),
-                        };
-                        let column = column
-                            .unwrap_or_else(|error| Column::unbooted(guest.name(), format!("{error:#}")));
-                        lock(&columns).push(column);
-                    }
-                });
-            }
-        });
-        columns
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn boot(&self, kernel: &Kernel) -> Result<Column> {
-        let logs = self.guests.join(kernel.line.name);
-        let initramfs = self.guests.join(format!("{}.cpio", kernel.line.name));
-        self.common
-            .clone()
-            .with_kernel(
-                kernel,
-                &self.settings("vm", kernel.line.name, self.binary_limit()),
-            )?
-            .write(&initramfs)?;
-        let guest = Guest {
-            image: &kernel.image,
-            initramfs: &initramfs,
-            disks: &[],
-            arguments: "",
-            memory_mib: MEMORY_MIB,
-            accelerator: self.accelerator,
-            logs,
-        };
-        let package = kernel.package.clone();
-        self.live(
-            &guest,
-            kernel.line.name,
-            package,
-            self.payload,
-            self.binary_limit(),
-        )
-    }
-
-    /// The guest with systemd: fewer tests, and those of containers.
-    fn boot_image(&self, image: &Image) -> Result<Column> {
-        let mut payload = self.payload.clone();
-        payload
-            .tests
-            .retain(|binary| image::is_tested_there(&binary.name));
-        let limit = self.binary_limit().max(IMAGE_BINARY_LIMIT);
-        let second = self.guests.join(format!("{}.tar", image::SYSTEMD));
-        let settings = self.settings(image::SYSTEMD, image::SYSTEMD, limit);
-        image::write_payload(&second, &payload, self.tests_folder, &settings)?;
-        let guest = Guest {
-            image: &image.kernel,
-            initramfs: &image.initrd,
-            disks: &[&image.disk, &second],
-            arguments: image::ARGUMENTS,
-            memory_mib: image::MEMORY_MIB,
-            accelerator: self.accelerator,
-            logs: self.guests.join(image::SYSTEMD),
-        };
-        self.live(&guest, image::SYSTEMD, image.package.clone(), &payload, limit)
-    }
-
-    fn live(
-        &self,
-        guest: &Guest<'_>,
-        name: &'static str,
-        package: String,
-        payload: &Payload,
-        limit: Duration,
-    ) -> Result<Column> {
-        let binaries = u32::try_from(payload.tests.len()).unwrap_or(u32::MAX);
-        let life = guest.boot(BOOT_LIMIT + limit.saturating_mul(binaries))?;
-        let column = Column::new(name, package, payload, &life);
-        say(&format!(
-            "{name:<8}is through; what it said: {}.*.log",
-            guest.logs.display()
-        ));
-        Ok(column)
-    }
-
-    /// A shell script that init reads: variables for the tests and for itself, and the filters as arguments.
-    fn settings(&self, place: &str, kernel: &str, limit: Duration) -> String {
-        let mut variables = vec![
-            ("ENFORCER_PLACE", place.to_owned()),
-            ("ENFORCER_KERNEL", kernel.to_owned()),
-            ("ENFORCER_BIN", "/bin/enforcer".to_owned()),
-            ("ENFORCER_TEST_CLIENT", "/bin/enforcer-test-client".to_owned()),
-            ("ENFORCER_LAB", "/bin/enforcer-lab".to_owned()),
-            ("ENFORCER_TESTS_DIR", initramfs::TESTS_FOLDER.to_owned()),
-            ("LIMIT_SECS", limit.as_secs().to_string()),
-            ("THREADS", TEST_THREADS.to_owned()),
-        ];
-        let extent = if self.args.full {
-            Extent::Full
-        } else {
-            Extent::Small
-        };
-        variables.extend(repetition_variables(extent));
-        let whole = self.payload.tests.iter().filter(|binary| binary.whole);
-        let whole: Vec<_> = whole.map(|binary| binary.name.as_str()).collect();
-        variables.push(("WHOLE", whole.join(" ")));
-        if self.args.bless {
-            variables.push((records::BLESS_VARIABLE, "1".to_owned()));
-        }
-        let filters: String = self
-            .payload
-            .filters
-            .iter()
-            .map(|filter| format!(" {}", quoted(filter)))
-            .collect();
-        variables
-            .into_iter()
-            .map(|(name, value)| format!("export {name}={}\n", quoted(&value)))
-            .chain([format!("set --{filters}\n")])
-            .collect()
-    }
-
-    const fn binary_limit(&self) -> Duration {
-        if self.args.full {
-            BINARY_LIMIT_FULL
-        } else {
-            BINARY_LIMIT
-        }
-    }
-}
-
 fn announce(kernel: &Kernel) {
     say(&format!(
         "{:<8}{}: {}",
@@ -478,20 +274,11 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// One word to a shell, whatever is in it.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     match thread.join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Progress, for people.
@@ -512,10 +299,5 @@ mod tests {
     #[test]
     fn lines_that_differ_in_their_last_number_do_not_share_files() {
         assert_eq!(with_suffix(Path::new("a/6.1"), ".new"), Path::new("a/6.1.new"));
-    }
-
-    #[test]
-    fn a_filter_is_one_word_to_the_guests_shell() {
-        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
     }
 }

@@ -82,7 +82,7 @@ pub(super) fn make(folder: &Path) -> Result<()> {
         fs::write(&path, script).with_context(|| format!("writing {}", path.display()))?;
         options.push(format!(
             "--{hook}-hook=sh {} \"$1\"",
-            super::super::quoted(&path.to_string_lossy())
+            crate::vm::plan::quoted(&path.to_string_lossy())
         ));
     }
     debian::make_root(&root, &packages(), &options)?;
