@@ -7,6 +7,7 @@ mod console;
 
 mod prepare;
 mod stream;
+mod neighbours;
 mod warn;
 
 mod run;

@@ -12,6 +12,7 @@ use super::{
     cli::RunArgs,
     console::{self, Talk},
     exit::{Exit, Failure},
+    neighbours,
     prepare::{self, counted},
     stream, warn,
 };
@@ -65,6 +66,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
 
     // Where nothing can be governed, nothing is cut off either.
     let support = prepare::support(&policy.rules, Talk::Plain)?;
+    neighbours::note_programs(&hierarchy, resolved.iter().flat_map(|target| &target.cgroups));
     warn::surroundings(
         policy.rules.clone().into(),
         policies.values().cloned().collect(),
