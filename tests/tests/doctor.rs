@@ -1,4 +1,5 @@
 //! Each line of `enforcer doctor` against another source: what the machine says of itself, and what a fixture has made.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     fs,
@@ -241,6 +242,22 @@ fn nobody_is_told_what_is_missing_and_what_could_not_be_looked_at() {
         Some("Enforcing is impossible here: CAP_BPF, CAP_NET_ADMIN.")
     );
     assert!(!finished.stdout.iter().any(|line| line.contains('\x1b')));
+
+    let cgroup = CgroupFixture::new("test-doctor-nobody").unwrap();
+    let run = run(&[
+        "run",
+        "--cgroup",
+        &cgroup.relative_path(),
+        "--reject",
+        "2001:db8:a::/48",
+    ]);
+    let finished = Running::start(run).unwrap().finish(PATIENCE).unwrap();
+    assert_eq!(finished.status.code(), Some(4), "{finished:?}");
+    let said = finished.stderr.join("\n");
+    assert!(
+        said.contains("hint: enforcer needs root, or CAP_BPF and CAP_NET_ADMIN"),
+        "{said}"
+    );
 }
 
 /// The mount is taken away from the process alone.

@@ -8,6 +8,7 @@ use std::{fs, path::PathBuf};
 use enforcer_tests::{
     client::Client,
     enforcer::{Enforcer, is_ready},
+    foreign::{At, ForeignProgram, Sharing},
     kernel::expected_errno,
     place::Place,
     process::{Finished, Stream},
@@ -294,7 +295,7 @@ fn programs_of_others_are_told_of_and_left_alone() {
     let scene = Scene::new("foreign").unwrap();
     let mut client = scene.client().unwrap();
     let path = scene.path();
-    let at = |name| ForeignProgram::attach(name, scene.cgroup(), At::Connect6, Sharing::Multi).unwrap();
+    let at = |name| ForeignProgram::attach(name, &scene.cgroup, At::Connect6, Sharing::Multi).unwrap();
     let foreign = at("a_stranger");
     scene.connects(&mut client, A).unwrap();
     let enforcer = Enforcer::run(&scene.outside(), ["--cgroup", &path, "--reject", REJECT_A]).unwrap();
@@ -307,13 +308,14 @@ fn programs_of_others_are_told_of_and_left_alone() {
     assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
     scene.connects(&mut client, A).unwrap();
 
-    let below = scene.cgroup().child("below").unwrap();
+    let below = &scene.cgroup.child("below").unwrap();
     let name = below.relative_path();
-    let name = name.to_str().unwrap();
-    let enforcer = Enforcer::run(&scene.outside(), ["--cgroup", name, "--reject", REJECT_A]).unwrap();
+    let enforcer = Enforcer::run(&scene.outside(), ["--cgroup", &name, "--reject", REJECT_A]).unwrap();
     let said = enforcer.lines(Stream::Stderr).join("\n");
     assert!(
-        said.contains(&format!("cgroup {path}, above a target, has a program, a_stranger (id ")),
+        said.contains(&format!(
+            "cgroup {path}, above a target, has a program, a_stranger (id "
+        )),
         "{said}"
     );
     drop(enforcer);
@@ -331,7 +333,10 @@ fn two_enforcers_at_one_cgroup_both_hold_and_end_apart() {
     let reject_b = "2001:db8:b::/48,errno=ENETDOWN";
     let second = Enforcer::run(&scene.outside(), ["--cgroup", &path, "--reject", reject_b]).unwrap();
     let said = second.lines(Stream::Stderr).join("\n");
-    assert!(said.contains(&format!("cgroup {path} has a program already, ")), "{said}");
+    assert!(
+        said.contains(&format!("cgroup {path} has a program already, ")),
+        "{said}"
+    );
     scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
     scene.rejects(&mut client, B, "ENETDOWN").unwrap();
     assert_eq!(first.terminate().unwrap().status.code(), Some(0));

@@ -5,9 +5,9 @@ mod exit;
 
 mod console;
 
+mod neighbours;
 mod prepare;
 mod stream;
-mod neighbours;
 mod warn;
 
 mod run;

@@ -41,6 +41,10 @@ fn release() -> Item {
 /// `may`: whether this process has what the kernel asks of one that loads programs.
 fn about(feature: &Feature, presence: Presence, may: bool) -> Item {
     let item = |level, state: String| Item::new("feature", feature.name, level, state).subject(feature.id);
+    let presence = match presence {
+        Presence::Absent(why) if !may && feature.probe.takes_privilege() => Presence::Unknown(why),
+        other => other,
+    };
     match (presence, feature.without) {
         (Presence::Present, _) => item(Level::Ok, "yes".to_owned()).text("found", "yes"),
         (Presence::Absent(why), without) => {
@@ -192,6 +196,9 @@ mod tests {
         let unknown = || Presence::Unknown("Operation not permitted".to_owned());
         let level = |may| about(by_id("connect6").unwrap(), unknown(), may).level;
         assert_eq!((level(true), level(false)), (Level::Blocks, Level::Unknown));
+        let refused = Presence::Absent("Invalid argument".to_owned());
+        let refused = about(by_id("connect6").unwrap(), refused, false);
+        assert_eq!(refused.level, Level::Unknown);
     }
 
     #[test]

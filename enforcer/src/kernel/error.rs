@@ -3,6 +3,7 @@
 use std::{error::Error, io, path::PathBuf};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use rustix::thread::{CapabilitySet, capabilities};
 use thiserror::Error;
 
 /// An operation on the kernel that failed. The cause is in [`source`](Error::source), never in the message.
@@ -104,16 +105,16 @@ impl KernelError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let errno = os_error(self)?;
+        if lacks_privilege() {
+            return Some(PRIVILEGES.to_owned());
+        }
         let hint = match (self, errno) {
             (Self::Attach { .. }, libc::EPERM) => {
                 "a program on a cgroup above may be attached exclusively; `bpftool cgroup tree` lists them"
             }
             (Self::Attach { .. }, libc::E2BIG) => "the kernel allows 64 programs at one cgroup",
             (Self::Attach { .. }, libc::EBADF) => "the path is not a directory of the cgroup v2 hierarchy",
-            (_, libc::EPERM) => {
-                "enforcer needs root, or CAP_BPF and CAP_NET_ADMIN; inside a container also a seccomp profile \
-                 that allows bpf(2)"
-            }
+            (_, libc::EPERM) => PRIVILEGES,
             (_, libc::ENOSYS) => "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)",
             (Self::Load { .. }, libc::EACCES) => {
                 "verifiers of older kernels take the programs only from a process that has CAP_PERFMON too; where it has, \
@@ -139,6 +140,20 @@ fn refusal(source: io::Error, log: String) -> Box<dyn Error + Send + Sync> {
     } else {
         Box::new(VerifierRefusal { log, source })
     }
+}
+
+const PRIVILEGES: &str = "enforcer needs root, or CAP_BPF and CAP_NET_ADMIN; inside a container also a seccomp profile that \
+                          allows bpf(2)";
+
+/// Whether this process lacks what loading takes. The errno does not tell: 7.2 gives EINVAL.
+fn lacks_privilege() -> bool {
+    let Ok(sets) = capabilities(None) else {
+        return false;
+    };
+    let bpf = sets
+        .effective
+        .intersects(CapabilitySet::BPF | CapabilitySet::SYS_ADMIN);
+    !(bpf && sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
 /// The operating system's error number at the bottom of a chain of errors.

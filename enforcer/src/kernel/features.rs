@@ -2,7 +2,7 @@
 //!
 //! It feeds the loader (which writes a read-only global for each row that has one), `enforcer doctor` (a line for each
 //! row), the tests (each kernel's record in `tests/kernels.toml` has a value for each row) and `docs/kernels.md`.
-//! Nothing is asked here; [`probing`](super::probing) asks. Versions are never compared: stable kernels backport, and
+//! Nothing is asked here; [`survey`](super::survey) asks. Versions are never compared: stable kernels backport, and
 //! vendors take away.
 
 /// A thing that some kernels lack.
@@ -42,6 +42,18 @@ pub enum Probe {
 }
 
 impl Probe {
+    /// Whether the kernel answers only a process that may use bpf(2). To others it gives EPERM, or on 7.2 EINVAL, which
+    /// says nothing of the feature.
+    #[must_use]
+    pub const fn takes_privilege(self) -> bool {
+        match self {
+            Self::Program(_) | Self::ProgramAndV6only(_) | Self::Map(_) | Self::Link | Self::UnlockedMap => {
+                true
+            }
+            Self::Btf | Self::BtfFunction(_) | Self::MptcpSocket => false,
+        }
+    }
+
     /// In words, for documentation.
     #[must_use]
     pub fn describe(self) -> String {
@@ -82,13 +94,15 @@ pub enum MapKind {
 impl MapKind {
     const fn describe(self) -> &'static str {
         match self {
-            Self::RingBuffer => "a ring buffer of one page",
+            Self::RingBuffer => "a small ring buffer",
             Self::LpmTrie => "a longest-prefix-match map with keys of 128 bits",
             Self::ArrayOfMaps => {
                 "an array of longest-prefix-match maps, and puts one of another size into it"
             }
             Self::CgroupStorage => "a cgroup storage map whose key is the cgroup's identifier alone",
-            Self::SocketStorage => "a socket storage map",
+            Self::SocketStorage => {
+                "a socket storage map of types that are not there: EBADF if the kernel knows the kind"
+            }
         }
     }
 }

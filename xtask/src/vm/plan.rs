@@ -24,7 +24,7 @@ const TEST_THREADS: &str = "2";
 /// Time for coming up and going down, without KVM and beside another guest.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// Time for one test binary.
-const BINARY_LIMIT: Duration = Duration::from_secs(300);
+const BINARY_LIMIT: Duration = Duration::from_secs(400);
 /// The same where containers are started, without KVM.
 const IMAGE_BINARY_LIMIT: Duration = Duration::from_secs(900);
 /// The same with `--full`.
