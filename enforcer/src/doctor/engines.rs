@@ -133,8 +133,8 @@ fn about(socket: &Socket) -> Item {
         .text("answer", answer);
     if socket.user.is_some() {
         item.follows(
-            "its containers are cgroups below that user's slice and can be governed by root only, with --pid or \
-             --cgroup; connects are judged in the container, before slirp4netns or pasta carries them out",
+            "its containers are cgroups below that user's slice and can be governed by root only, with --container \
+             (DOCKER_HOST or CONTAINER_HOST names this socket), --pid or --cgroup; connects are judged in the container, before slirp4netns or pasta carries them out",
         )
     } else {
         item
