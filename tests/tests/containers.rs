@@ -2,14 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use enforcer_tests::{
     client::Client,
     enforcer::{Enforcer, is_ready},
     engine::{Container, Engine, Kind},
     kernel::caller_sees,
-    need::need,
+    need::{need, place},
     netns::NetnsFixture,
     place::Place,
     process::{Finished, Stream},
@@ -69,9 +75,11 @@ impl Workload {
     }
 }
 
-/// A name nobody else has: the engine is shared by the tests of this binary alone.
+/// A name nobody else has, in no engine: more than the one that a test means may be asked for it.
 fn named(what: &str) -> String {
-    format!("enforcer-test-{what}-{}", std::process::id())
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("enforcer-test-{what}-{}-{count}", std::process::id())
 }
 
 fn command(engine: &Engine, arguments: &[&str]) -> std::process::Command {
@@ -136,6 +144,14 @@ fn is_governed_by_name_and_another_is_not(kind: Kind) {
         "{}",
         events[0]
     );
+    if place() == "systemd" {
+        // Where systemd makes the cgroups, this is where production has them.
+        let expected = match kind {
+            Kind::Docker => format!("/system.slice/docker-{}.scope", web.container.id()),
+            Kind::Podman => format!("/machine.slice/libpod-{}.scope", web.container.id()),
+        };
+        assert_eq!(events[0]["cgroup"], expected);
+    }
     let finished = enforcer.terminate().unwrap();
     assert_eq!(finished.status.code(), Some(0));
     assert_eq!(finished.stdout.len(), 1);
