@@ -66,7 +66,10 @@ mkdir "$own/etc/upper" "$own/etc/work"
 mount -t overlay -o "lowerdir=/etc,upperdir=$own/etc/upper,workdir=$own/etc/work" overlay /etc
 mount -t tmpfs tmpfs /var/lib
 mount -t tmpfs tmpfs /dev/shm
-exec "$@"
+# Nobody holds the other end of standard input any more when the test was killed: the engine goes with it.
+exec 3<&0
+{ cat; kill "$$"; } <&3 >/dev/null 2>&1 &
+exec "$@" 3<&-
 "#;
 
 /// Which engine.
@@ -245,7 +248,7 @@ impl Engine {
         if let Some(parent) = &self.parent {
             arguments.extend(["--cgroup-parent", parent]);
         }
-        arguments.extend([IMAGE, "/bin/busybox", "sleep", "100000"]);
+        arguments.extend([IMAGE, "/bin/busybox", "sleep", "3600"]);
         // Whatever went wrong on the way, there may be something of that name now.
         let mut container = Container {
             engine: Arc::clone(self),
