@@ -7,13 +7,17 @@
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
+use rustix::thread::CapabilitySet;
+
+use crate::privileges::limit_to;
+
 /// What the program is not to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deprivation {
     /// Any capability: root as many containers have it, and what an unprivileged user has.
     AllCapabilities,
-    /// One capability, by its number in `include/uapi/linux/capability.h`.
-    Capability(u32),
+    /// Those capabilities.
+    Capabilities(CapabilitySet),
     /// bpf(2): each call ends in that errno. ENOSYS is a kernel without `CONFIG_BPF_SYSCALL`, EPERM what the seccomp
     /// profile of a container engine answers.
     Bpf(i32),
@@ -22,49 +26,21 @@ pub enum Deprivation {
     BpfProgramLoad(i32),
 }
 
-/// `CAP_DAC_OVERRIDE`.
-pub const CAP_DAC_OVERRIDE: u32 = 1;
-/// `CAP_DAC_READ_SEARCH`.
-pub const CAP_DAC_READ_SEARCH: u32 = 2;
-/// `CAP_SETGID`.
-pub const CAP_SETGID: u32 = 6;
-
-/// The highest capability there may ever be: they are bits of a 64-bit mask.
-const LAST_CAPABILITY: u32 = 63;
-
 /// `BPF_PROG_LOAD` (`include/uapi/linux/bpf.h`).
 const BPF_PROG_LOAD: u32 = 5;
 
 /// Makes the command's process lose that before it executes its program.
 pub fn deprive(command: &mut Command, deprivation: Deprivation) {
     let filter = match deprivation {
-        Deprivation::Bpf(errno) => Some(filter(None, errno)),
-        Deprivation::BpfProgramLoad(errno) => Some(filter(Some(BPF_PROG_LOAD), errno)),
-        Deprivation::AllCapabilities | Deprivation::Capability(_) => None,
+        Deprivation::AllCapabilities => return limit_to(command, CapabilitySet::empty()),
+        Deprivation::Capabilities(lost) => return limit_to(command, CapabilitySet::all().difference(lost)),
+        Deprivation::Bpf(errno) => filter(None, errno),
+        Deprivation::BpfProgramLoad(errno) => filter(Some(BPF_PROG_LOAD), errno),
     };
-    let lose = move || match deprivation {
-        // A program that root executes gets the capabilities of the bounding set, and no others.
-        Deprivation::AllCapabilities => (0..=LAST_CAPABILITY).try_for_each(drop_capability),
-        Deprivation::Capability(number) => drop_capability(number),
-        Deprivation::Bpf(_) | Deprivation::BpfProgramLoad(_) => filter.as_deref().map_or(Ok(()), install),
-    };
+    let lose = move || install(&filter);
     // SAFETY: between fork and exec the closure makes system calls on what was prepared before: it allocates
     // nothing and takes no lock.
     unsafe { command.pre_exec(lose) };
-}
-
-fn drop_capability(number: u32) -> io::Result<()> {
-    // SAFETY: no memory is involved.
-    let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
-    if dropped == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
-        // This kernel has fewer.
-        Some(libc::EINVAL) => Ok(()),
-        _ => Err(error),
-    }
 }
 
 /// Offset of `nr` in `struct seccomp_data` (`include/uapi/linux/seccomp.h`).

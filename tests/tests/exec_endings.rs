@@ -20,14 +20,17 @@ use std::{
 };
 
 use enforcer_tests::{
-    deprive::{CAP_SETGID, Deprivation, deprive},
+    deprive::{Deprivation, deprive},
     enforcer::Enforcer,
     place::ignoring,
     process::{Finished, Running, Stream},
     scene::{A, Scene},
     wait::{PATIENCE, eventually},
 };
-use rustix::process::{Pid, Signal};
+use rustix::{
+    process::{Pid, Signal},
+    thread::CapabilitySet,
+};
 
 const REJECT_A: &str = "2001:db8:a::/48,errno=EHOSTDOWN";
 
@@ -306,7 +309,7 @@ fn what_fails_before_the_command_is_not_taken_for_the_command() {
     command.args([
         "exec", "--reject", REJECT_A, "--user", "nobody", "--", "echo", "ran",
     ]);
-    deprive(&mut command, Deprivation::Capability(CAP_SETGID));
+    deprive(&mut command, Deprivation::Capabilities(CapabilitySet::SETGID));
     let finished = finish(command);
     assert_eq!(finished.status.code(), Some(4), "{finished:?}");
     assert_eq!(finished.stdout, [""; 0]);

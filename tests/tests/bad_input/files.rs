@@ -11,10 +11,13 @@ use std::{
 };
 
 use enforcer_tests::{
-    deprive::{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, Deprivation, deprive},
+    deprive::{Deprivation, deprive},
     scene::Scene,
 };
-use rustix::fs::{CWD, FileType, mknodat};
+use rustix::{
+    fs::{CWD, FileType, mknodat},
+    thread::CapabilitySet,
+};
 
 use crate::table::{Refusal, Table};
 
@@ -113,8 +116,8 @@ fn files_that_cannot_be_policies_end_with_code_3_soon() {
             let mut command = table.command(arguments);
             if name == "unreadable" {
                 // Root reads everything by these.
-                deprive(&mut command, Deprivation::Capability(CAP_DAC_OVERRIDE));
-                deprive(&mut command, Deprivation::Capability(CAP_DAC_READ_SEARCH));
+                let reads_all = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+                deprive(&mut command, Deprivation::Capabilities(reads_all));
             }
             let start = Instant::now();
             table.row(
