@@ -335,8 +335,22 @@ fn a_container_that_does_not_run_is_refused_or_waited_for() {
     refusal("paused");
     container.tell("unpause").unwrap();
     container.tell("kill").unwrap();
-    assert_eq!(enforcer.finish(PATIENCE).unwrap().status.code(), Some(1));
+    let again = "enforcer: note: the last target is gone; waiting for the targets to come back";
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| line == again)
+        .unwrap();
     refusal("exited");
+    // It comes back in another cgroup.
+    container.tell("start").unwrap();
+    let governs = || {
+        enforcer
+            .lines(Stream::Stderr)
+            .iter()
+            .filter(|line| is_ready(line))
+            .count()
+    };
+    eventually("it to govern again", PATIENCE, || (governs() == 2).then_some(())).unwrap();
+    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
 }
 
 #[test]

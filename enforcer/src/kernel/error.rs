@@ -116,14 +116,13 @@ impl KernelError {
             (Self::Attach { .. }, libc::EBADF) => "the path is not a directory of the cgroup v2 hierarchy",
             (_, libc::EPERM) => PRIVILEGES,
             (_, libc::ENOSYS) => "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)",
-            (Self::Load { .. }, libc::EACCES) => {
-                "verifiers of older kernels take the programs only from a process that has CAP_PERFMON too; where it has, \
-                 please report the refusal, with `uname -r`"
+            (Self::Load { .. }, libc::EACCES) if lacks(CapabilitySet::PERFMON) => {
+                "verifiers of older kernels take the programs only from a process that has CAP_PERFMON too"
             }
             (Self::Load { .. }, libc::EINVAL) => {
                 "this kernel may be built without cgroup BPF (CONFIG_CGROUP_BPF)"
             }
-            (Self::Load { .. }, libc::E2BIG) => {
+            (Self::Load { .. }, libc::EACCES | libc::E2BIG) => {
                 "the verifier of this kernel refuses a program that others take: please report it, with `uname -r`"
             }
             (_, libc::ENOMEM | libc::ENOSPC) => "the kernel is short of memory for BPF maps",
@@ -147,13 +146,22 @@ const PRIVILEGES: &str = "enforcer needs root, or CAP_BPF and CAP_NET_ADMIN; ins
 
 /// Whether this process lacks what loading takes. The errno does not tell: 7.2 gives EINVAL.
 fn lacks_privilege() -> bool {
+    lacks(CapabilitySet::BPF) || lacks(CapabilitySet::NET_ADMIN)
+}
+
+/// Whether this process has neither the capability nor CAP_SYS_ADMIN, which stands for CAP_BPF and CAP_PERFMON
+/// (`bpf_capable` and `perfmon_capable` of include/linux/capability.h). Where that cannot be told, it does not.
+fn lacks(capability: CapabilitySet) -> bool {
     let Ok(sets) = capabilities(None) else {
         return false;
     };
-    let bpf = sets
-        .effective
-        .intersects(CapabilitySet::BPF | CapabilitySet::SYS_ADMIN);
-    !(bpf && sets.effective.contains(CapabilitySet::NET_ADMIN))
+    let general = (CapabilitySet::BPF | CapabilitySet::PERFMON).contains(capability);
+    let stand_in = if general {
+        CapabilitySet::SYS_ADMIN
+    } else {
+        capability
+    };
+    !sets.effective.intersects(capability | stand_in)
 }
 
 /// The operating system's error number at the bottom of a chain of errors.
