@@ -16,7 +16,10 @@ mod holders;
 mod ipv6;
 
 mod engines;
+mod listeners;
 mod workloads;
+
+mod sight;
 
 pub use report::{Detail, Item, Level, Report, Section};
 
