@@ -376,6 +376,54 @@ fn a_container_that_is_not_there_is_answered_with_one_that_is() {
     );
 }
 
+/// Of 17 containers two have identifiers that begin alike.
+fn what_several_begin_with_is_refused(kind: Kind) {
+    let engine = Engine::shared(kind).unwrap();
+    let mut containers: Vec<Container> = Vec::new();
+    let beginning = loop {
+        let container = engine.create(&named("begins")).unwrap();
+        let first = container.id()[..1].to_owned();
+        let is_second = containers.iter().any(|it| it.id().starts_with(&first));
+        containers.push(container);
+        if is_second {
+            break first;
+        }
+    };
+    let arguments = ["--container", &beginning, "--reject", REJECT_A];
+    for more in [&[][..], &["--wait"]] {
+        let said = refused(command(&engine, &[&arguments[..], more].concat()));
+        let expected = format!(
+            "cannot learn what container {beginning} is: {} answers with status ",
+            engine.socket().display()
+        );
+        assert!(said.contains(&expected), "{said}");
+        assert!(
+            said.contains("hint: give more of the identifier, or the whole name"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn what_several_docker_containers_begin_with_is_refused() {
+    if need(
+        "what_several_docker_containers_begin_with_is_refused",
+        Kind::Docker.need(),
+    ) {
+        what_several_begin_with_is_refused(Kind::Docker);
+    }
+}
+
+#[test]
+fn what_several_podman_containers_begin_with_is_refused() {
+    if need(
+        "what_several_podman_containers_begin_with_is_refused",
+        Kind::Podman.need(),
+    ) {
+        what_several_begin_with_is_refused(Kind::Podman);
+    }
+}
+
 #[test]
 fn a_name_that_two_engines_know_is_refused_and_an_identifier_is_not() {
     let this = "a_name_that_two_engines_know_is_refused_and_an_identifier_is_not";

@@ -243,10 +243,16 @@ async fn resolve_all(
     let mut resolved = Vec::new();
     for target in wanted {
         let one = if waiting {
-            if resolve::resolve_one(hierarchy, &target.request).await.is_err() {
-                console::note(format_args!("waiting for {}", target.request.selector));
-            }
-            wait::wait_for(hierarchy, &target.request)
+            let mut is_waiting = false;
+            let say = |reason: Option<&str>| {
+                if !std::mem::replace(&mut is_waiting, true) {
+                    console::note(format_args!("waiting for {}", target.request.selector));
+                }
+                if let Some(reason) = reason {
+                    console::note(reason);
+                }
+            };
+            wait::wait_for(hierarchy, &target.request, say)
                 .await
                 .map_err(|error| {
                     let hint = error.hint();

@@ -29,6 +29,7 @@ use super::{
 mod error;
 
 pub use error::ContainerError;
+pub(super) use error::with_causes;
 
 #[cfg(test)]
 mod tests;
@@ -59,11 +60,12 @@ pub struct ContainerCgroup {
 
 /// Finds a running container and opens its cgroup. Asks every engine there is, all at once.
 ///
-/// Needs a tokio runtime with I/O and time. Takes at most twice [`engine::ANSWER_LIMIT`] for each attempt.
+/// Needs a tokio runtime with I/O and time. Takes at most [`engine::ANSWER_LIMIT`] for each attempt.
 ///
 /// # Errors
 ///
-/// [`ContainerError`] for everything that a name can turn out to be.
+/// [`ContainerError`] for everything that a name can turn out to be. What there is instead of a container that is not
+/// there is not looked up yet: see [`advised`].
 pub async fn cgroup_of(hierarchy: &Hierarchy, name: &str) -> Result<ContainerCgroup, ContainerError> {
     let mut last_pid = None;
     for _ in 0..ATTEMPTS {
@@ -115,7 +117,13 @@ async fn find(name: &str) -> Result<(Engine, Container), ContainerError> {
         }
     }
     let name = name.to_owned();
+    // An engine that refuses may know several that begin like this.
+    let may_be_others = failed.iter().any(EngineError::is_final);
+    let is_whole = |container: &Container| container.name == name || container.id == name;
     match (found.pop(), found.is_empty()) {
+        (Some((_, container)), true) if may_be_others && !is_whole(&container) => {
+            Err(ContainerError::Refused { name, failed })
+        }
         (Some(one), true) => Ok(one),
         (Some(last), false) => {
             found.push(last);
@@ -127,22 +135,51 @@ async fn find(name: &str) -> Result<(Engine, Container), ContainerError> {
                     .collect(),
             })
         }
+        (None, _) if is_refusal(&failed, !asked.is_empty()) => Err(ContainerError::Refused { name, failed }),
         (None, _) if asked.is_empty() => Err(ContainerError::NoEngine {
             name,
             failed: failed.into_iter().chain(absent).collect(),
             rootless: engine::rootless_sockets(),
         }),
-        (None, _) => {
-            let listed = ask_all(&endpoints, |endpoint| async move { endpoint.list().await }).await;
-            Err(ContainerError::absent(
-                name,
-                asked,
-                failed,
-                &listed.into_iter().flatten().flatten().collect::<Vec<_>>(),
-                &engine::rootless_sockets(),
-            ))
-        }
+        (None, _) => Err(ContainerError::Absent {
+            name,
+            asked,
+            failed,
+            instead: None,
+        }),
     }
+}
+
+/// The same error, for showing: with what there is instead of a container that is not there. The engines that answered
+/// are asked once more, for all their containers.
+///
+/// Takes at most [`engine::ANSWER_LIMIT`].
+pub(super) async fn advised(error: ContainerError) -> ContainerError {
+    let ContainerError::Absent {
+        name, asked, failed, ..
+    } = error
+    else {
+        return error;
+    };
+    let endpoints: Vec<_> = asked.iter().map(Endpoint::of).collect();
+    let listed = ask_all(&endpoints, |endpoint| async move { endpoint.list().await }).await;
+    ContainerError::absent(
+        name,
+        asked,
+        failed,
+        &listed.into_iter().flatten().flatten().collect::<Vec<_>>(),
+        &engine::rootless_sockets(),
+    )
+}
+
+/// Whether engines that failed say more than that there is none: that one did not do as asked, or, where no other has
+/// answered, that what answers is none.
+fn is_refusal(failed: &[EngineError], others_answered: bool) -> bool {
+    failed.iter().any(|error| match error {
+        EngineError::Refused { .. } => true,
+        EngineError::Garbage { .. } => !others_answered,
+        EngineError::NotUnix { .. } | EngineError::Connect { .. } | EngineError::Silent { .. } => false,
+    })
 }
 
 /// What each endpoint says, in their order.

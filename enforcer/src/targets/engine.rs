@@ -37,6 +37,9 @@ const USERS: &str = "/run/user";
 /// Letters in a container's identifier, in hexadecimal.
 const ID_LETTERS: usize = 64;
 
+/// How Docker's word for an identifier that was begun, and that several containers begin with, begins.
+const SEVERAL: &str = "multiple ids found with provided prefix";
+
 /// Why an engine does not say what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -85,6 +88,29 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether the engine itself says that the request is at fault: to ask again is of no use.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            // Docker 20.10 has status 500 for this.
+            Self::Refused { message, .. } if message.to_ascii_lowercase().starts_with(SEVERAL) => true,
+            Self::Refused { status, .. } => (400..500).contains(status),
+            _ => false,
+        }
+    }
+
+    /// Whether the engine, or what stands before it, does not let this process ask.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                status: 401 | 403 | 405,
+                ..
+            }
+        )
+    }
+
     /// Whether somebody is there and this process may not talk to him.
     #[must_use]
     pub fn is_denied(&self) -> bool {
@@ -236,6 +262,14 @@ pub(super) fn rootless_sockets() -> Vec<PathBuf> {
 }
 
 impl Endpoint {
+    /// Where that engine answered.
+    pub(super) fn of(engine: &Engine) -> Self {
+        Self {
+            socket: engine.socket.clone(),
+            is_usual: false,
+        }
+    }
+
     /// Whether an error only says that there is no such engine on this machine, which nobody has claimed.
     pub(super) fn is_simply_absent(&self, error: &EngineError) -> bool {
         let is_absent = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
@@ -250,7 +284,7 @@ impl Endpoint {
             let answer = conversation
                 .get(&format!("{}/containers/{name}/json", greeting.inspect_prefix))
                 .await?;
-            let container = if answer.status.as_u16() == 404 {
+            let container = if answer.is_absence() {
                 None
             } else {
                 Some(container_of(conversation.understand(&answer)?, &self.socket)?)

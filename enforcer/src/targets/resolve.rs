@@ -221,6 +221,20 @@ pub async fn resolve_one(hierarchy: &Hierarchy, request: &Request) -> Result<Res
         Selector::Pid(pid) => {
             pid::cgroup_of(hierarchy, *pid).map_err(|source| ResolveError::Pid { target, source })?
         }
+    match resolve_now(hierarchy, request).await {
+        Err(ResolveError::Container { target, source }) => Err(ResolveError::Container {
+            target,
+            source: Box::new(container::advised(*source).await),
+        }),
+        done => done,
+    }
+}
+
+/// As [`resolve_one`], for who asks again and again: without looking up what there is instead of a missing container.
+pub(super) async fn resolve_now(
+    hierarchy: &Hierarchy,
+    request: &Request,
+) -> Result<ResolvedTarget, ResolveError> {
         Selector::Container(word) => {
             let found = container::cgroup_of(hierarchy, word).await;
             let found = found.map_err(|source| ResolveError::Container {

@@ -12,14 +12,18 @@ use crate::policy::Selector;
 
 use super::{
     cgroup::{Cgroup, CgroupError},
+    container::with_causes,
     hierarchy::Hierarchy,
     pid::PidError,
-    resolve::{Request, ResolveError, ResolvedTarget, resolve_one},
+    resolve::{Request, ResolveError, ResolvedTarget, resolve_now},
     watch::{WatchError, Watches},
 };
 
-/// How often engines are asked again about a container that does not run yet.
+/// How soon engines are asked again about a container that does not run yet.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long it is between two questions at last: each time that nothing has changed it is twice as long.
+const ASK_AGAIN_AT_LAST: Duration = Duration::from_secs(5);
 
 /// Why waiting for a target ended without it.
 #[derive(Debug, thiserror::Error)]
@@ -56,16 +60,23 @@ impl WaitError {
 /// Resolves a target, waiting for its cgroup as long as it does not exist, or for its container as long as that
 /// does not run.
 ///
+/// `say` is called when the wait begins, and whenever the reason for it changes; with that reason, unless it is simply
+/// that there is no such cgroup.
+///
 /// Needs a tokio runtime with I/O and time. Dropping the future ends the wait and leaves nothing behind.
 ///
 /// # Errors
 ///
 /// [`WaitError`]: everything that will not become right by itself.
-pub async fn wait_for(hierarchy: &Hierarchy, request: &Request) -> Result<ResolvedTarget, WaitError> {
+pub async fn wait_for(
+    hierarchy: &Hierarchy,
+    request: &Request,
+    mut say: impl FnMut(Option<&str>),
+) -> Result<ResolvedTarget, WaitError> {
     let path = match &request.selector {
         Selector::Cgroup(path) => path,
         Selector::Pid(pid) => {
-            return resolve_one(hierarchy, request)
+            return resolve_now(hierarchy, request)
                 .await
                 .map_err(|error| match error {
                     ResolveError::Pid {
@@ -75,20 +86,14 @@ pub async fn wait_for(hierarchy: &Hierarchy, request: &Request) -> Result<Resolv
                     other => other.into(),
                 });
         }
-        Selector::Container(_) => loop {
-            match resolve_one(hierarchy, request).await {
-                Err(ResolveError::Container { source, .. }) if source.may_pass() => {
-                    tokio::time::sleep(ASK_AGAIN).await;
-                }
-                done => return Ok(done?),
-            }
-        },
+        Selector::Container(_) => return wait_for_container(hierarchy, request, say).await,
     };
     // Watched from the top down: the directory that the next part appears in can itself go and come again,
     // and only the one above it tells.
     let below = path.strip_prefix(hierarchy.mount_point()).unwrap_or(path);
     let below = below.strip_prefix("/").unwrap_or(below);
     let watches = Watches::new()?;
+    let mut is_said = false;
     loop {
         let mut directory = hierarchy.mount_point().to_owned();
         watches.add(&directory)?;
@@ -98,11 +103,44 @@ pub async fn wait_for(hierarchy: &Hierarchy, request: &Request) -> Result<Resolv
                 break;
             }
         }
-        match resolve_one(hierarchy, request).await {
+        match resolve_now(hierarchy, request).await {
             Err(ResolveError::Cgroup {
                 source: CgroupError::Absent { .. },
                 ..
-            }) => watches.changed().await?,
+            }) => {
+                if !is_said {
+                    say(None);
+                    is_said = true;
+                }
+                watches.changed().await?;
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// No engine is asked to tell of its own accord: a stream of events would have to be had from each, and from those too
+/// that are not there yet.
+async fn wait_for_container(
+    hierarchy: &Hierarchy,
+    request: &Request,
+    mut say: impl FnMut(Option<&str>),
+) -> Result<ResolvedTarget, WaitError> {
+    let mut delay = ASK_AGAIN;
+    let mut said = None;
+    loop {
+        match resolve_now(hierarchy, request).await {
+            Err(ResolveError::Container { source, .. }) if source.may_pass() => {
+                let reason = with_causes(source.as_ref());
+                if said.as_ref() == Some(&reason) {
+                    delay = ASK_AGAIN_AT_LAST.min(delay * 2);
+                } else {
+                    say(Some(&reason));
+                    said = Some(reason);
+                    delay = ASK_AGAIN;
+                }
+                tokio::time::sleep(delay).await;
+            }
             done => return Ok(done?),
         }
     }
@@ -232,7 +270,7 @@ mod tests {
         }
         let scratch = Scratch::new("wait");
         let request = by_path(&scratch.path().join("a/b"));
-        let mut waiting = pin!(wait_for(scratch.hierarchy(), &request));
+        let mut waiting = pin!(wait_for(scratch.hierarchy(), &request, |_| {}));
         assert_pending(&mut waiting).await;
         fs::create_dir(scratch.absolute().join("a")).unwrap();
         assert_pending(&mut waiting).await;
@@ -251,7 +289,7 @@ mod tests {
         fs::create_dir(&parent).unwrap();
         // An absolute path is waited for as well.
         let request = by_path(&parent.join("b"));
-        let mut waiting = pin!(wait_for(scratch.hierarchy(), &request));
+        let mut waiting = pin!(wait_for(scratch.hierarchy(), &request, |_| {}));
         assert_pending(&mut waiting).await;
         fs::remove_dir(&parent).unwrap();
         assert_pending(&mut waiting).await;
@@ -270,11 +308,13 @@ mod tests {
             name: Some("t".to_owned()),
             selector: Selector::Pid(u32::MAX),
         };
-        let error = soon(wait_for(&hierarchy, &pid)).await.unwrap_err();
+        let error = soon(wait_for(&hierarchy, &pid, |_| {})).await.unwrap_err();
         assert!(matches!(error, WaitError::Pid { .. }), "{error}");
         assert!(error.hint().is_some());
         let file = hierarchy.mount_point().join("cgroup.procs");
-        let error = soon(wait_for(&hierarchy, &by_path(&file))).await.unwrap_err();
+        let error = soon(wait_for(&hierarchy, &by_path(&file), |_| {}))
+            .await
+            .unwrap_err();
         assert!(
             matches!(
                 error,

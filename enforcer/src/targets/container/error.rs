@@ -27,6 +27,14 @@ pub enum ContainerError {
         /// Sockets of engines that were not asked.
         rootless: Vec<PathBuf>,
     },
+    /// An engine is there, and does not say.
+    #[error("cannot learn what container {name} is: {}", listed(failed))]
+    Refused {
+        /// As asked for.
+        name: String,
+        /// Everybody who did not answer as asked, and why.
+        failed: Vec<EngineError>,
+    },
     /// No engine has it.
     #[error("there is no container {name}: asked {}{}", named(asked), but(failed))]
     Absent {
@@ -36,8 +44,8 @@ pub enum ContainerError {
         asked: Vec<Engine>,
         /// Who could not be, and why.
         failed: Vec<EngineError>,
-        /// What there is instead.
-        instead: String,
+        /// What there is instead; `None` where that was not looked up.
+        instead: Option<String>,
     },
     /// Several engines have one of that name or identifier.
     #[error("{name} is a container of more than one engine: {}", described(found))]
@@ -146,7 +154,7 @@ impl ContainerError {
             name,
             asked,
             failed,
-            instead,
+            instead: Some(instead),
         }
     }
 
@@ -155,6 +163,7 @@ impl ContainerError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::NoEngine { failed, .. } => !failed.iter().any(EngineError::is_denied),
+            Self::Refused { failed, .. } => !failed.iter().any(EngineError::is_final),
             Self::Absent { .. } | Self::NotRunning { .. } | Self::Restarting { .. } => true,
             Self::Process { source, .. } => matches!(
                 source,
@@ -180,7 +189,8 @@ impl ContainerError {
                  DOCKER_HOST=unix:///PATH"
                     .to_owned(),
             ),
-            Self::Absent { instead, .. } => Some(instead.clone()),
+            Self::Refused { failed, .. } => Some(what_to_ask(failed).to_owned()),
+            Self::Absent { instead, .. } => instead.clone(),
             Self::Ambiguous { found, .. } => found.first().map(|(_, _, id)| {
                 format!(
                     "give more of the identifier, as in `--container {}`",
@@ -217,6 +227,17 @@ impl ContainerError {
             Self::Process { source, .. } => source.hint(),
             Self::Open { source, .. } => source.hint(),
         }
+    }
+}
+
+fn what_to_ask(failed: &[EngineError]) -> &'static str {
+    let refused = |error: &EngineError| matches!(error, EngineError::Refused { .. });
+    if failed.iter().any(EngineError::is_forbidden) {
+        "name a socket at which this process may look at containers: DOCKER_HOST=unix:///PATH"
+    } else if failed.iter().any(refused) {
+        "give more of the identifier, or the whole name"
+    } else {
+        "name the engine's own socket: DOCKER_HOST=unix:///PATH"
     }
 }
 
@@ -257,19 +278,19 @@ fn described(found: &[(Engine, String, String)]) -> String {
 
 /// Each error with its causes.
 fn listed(errors: &[EngineError]) -> String {
-    let all: Vec<_> = errors
-        .iter()
-        .map(|error| {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(deeper) = cause {
-                text.push_str(&format!(": {deeper}"));
-                cause = deeper.source();
-            }
-            text
-        })
-        .collect();
+    let all: Vec<_> = errors.iter().map(|error| with_causes(error)).collect();
     all.join("; ")
+}
+
+/// An error with its causes, in one line.
+pub(in crate::targets) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        text.push_str(&format!(": {deeper}"));
+        cause = deeper.source();
+    }
+    text
 }
 
 fn but(failed: &[EngineError]) -> String {

@@ -143,6 +143,46 @@ fn a_missing_container_is_answered_with_names_like_it_or_with_what_runs() {
 }
 
 #[test]
+fn what_an_engine_refuses_passes_only_if_it_is_the_engine_that_fails() {
+    let refused = |status| EngineError::Refused {
+        socket: "/run/docker.sock".into(),
+        status,
+        message: "why".to_owned(),
+    };
+    let garbage = || EngineError::Garbage {
+        socket: "/run/other.sock".into(),
+        source: "no".into(),
+    };
+    let silent = || EngineError::Silent {
+        socket: "/run/other.sock".into(),
+    };
+    let cases = [
+        (400, false, "give more of the identifier"),
+        (403, false, "name a socket at which"),
+        (500, true, "give more of the identifier"),
+    ];
+    for (status, may_pass, hint) in cases {
+        let error = ContainerError::Refused {
+            name: "ab".to_owned(),
+            failed: vec![silent(), refused(status)],
+        };
+        assert_eq!(error.may_pass(), may_pass, "{error}");
+        assert!(error.hint().unwrap().starts_with(hint), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with(&format!("/run/docker.sock answers with status {status}: why")),
+            "{error}"
+        );
+    }
+    assert!(is_refusal(&[silent(), refused(500)], true));
+    assert!(is_refusal(&[garbage()], false));
+    // Somebody has answered that there is none: that something else is no engine does not change it.
+    assert!(!is_refusal(&[garbage()], true));
+    assert!(!is_refusal(&[silent()], false));
+}
+
+#[test]
 fn every_engine_that_failed_is_named_with_its_reason() {
     let error = |failed| ContainerError::NoEngine {
         name: "web".to_owned(),

@@ -40,6 +40,22 @@ pub(super) struct Answer {
 #[derive(Deserialize)]
 struct Complaint {
     message: String,
+    /// Podman only.
+    #[serde(default)]
+    cause: Option<String>,
+}
+
+/// The cause that Podman gives where there is none of that name (`ErrNoSuchCtr` in its libpod/define).
+const NO_SUCH_CONTAINER: &str = "no such container";
+
+impl Answer {
+    /// Whether it says that there is no such container. Podman (4.3) answers with the same status where several have the
+    /// identifier that was begun, and gives another cause.
+    pub(super) fn is_absence(&self) -> bool {
+        let complaint: Option<Complaint> = serde_json::from_slice(&self.body).ok();
+        let cause = complaint.and_then(|complaint| complaint.cause);
+        self.status == StatusCode::NOT_FOUND && cause.is_none_or(|cause| cause == NO_SUCH_CONTAINER)
+    }
 }
 
 impl<'socket> Conversation<'socket> {
@@ -99,7 +115,7 @@ impl<'socket> Conversation<'socket> {
             socket: self.socket.to_owned(),
             status: answer.status.as_u16(),
             message: serde_json::from_slice(&answer.body)
-                .map(|Complaint { message }| message)
+                .map(|complaint: Complaint| complaint.message)
                 .unwrap_or_default(),
         })
     }

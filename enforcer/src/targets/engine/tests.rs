@@ -152,6 +152,30 @@ async fn an_unknown_name_is_no_error_and_an_ambiguous_one_is_the_engines_word() 
         error.to_string().ends_with(&format!("status 500: {message}")),
         "{error}"
     );
+    assert!(error.is_final());
+}
+
+/// The answers are those of Podman 4.3.
+#[tokio::test]
+async fn podman_tells_none_from_several_by_the_cause_alone() {
+    let podman = |cause: &str, message: &str| {
+        let body = format!(r#"{{"cause":"{cause}","message":"{message}: {cause}","response":404}}"#);
+        scripted(PODMAN, "/v4.3.1/libpod/containers/1/json", 404, body)
+    };
+    let none = podman("no such container", "no container with name or ID 1 found");
+    assert_eq!(none.endpoint().inspect("1").await.unwrap().container, None);
+    let several = podman(
+        "container already exists",
+        "more than one result for container ID 1",
+    );
+    let error = several.endpoint().inspect("1").await.unwrap_err();
+    assert!(
+        error.is_final()
+            && error
+                .to_string()
+                .contains("more than one result for container ID 1"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
