@@ -323,6 +323,32 @@ fn ipv6_is_described_as_a_client_meets_it() {
     assert_eq!(item(&report, "ipv6-way")["details"]["errno"], ends.as_str());
 }
 
+/// By the address that the kernel gives such a socket, it would be taken for a source of IPv6.
+#[test]
+fn a_way_that_a_redirect_makes_is_not_taken_for_ipv6s_own() {
+    let netns = NetnsFixture::new().unwrap();
+    let program = Enforcer::program().unwrap();
+    let options = ["exec", "--redirect", "2001:4860:4860::/48=127.0.0.1", "--"];
+    let mut command = Enforcer::command(&Place::outside(&netns), options).unwrap();
+    command.arg(program).args(JSON);
+    let finished = Running::start(command).unwrap().finish(PATIENCE).unwrap();
+    assert_eq!(finished.status.code(), Some(0), "{finished:?}");
+    let report: Value = serde_json::from_str(&finished.stdout.join("\n")).unwrap();
+    let way = item(&report, "ipv6-way");
+    assert!(
+        way["state"]
+            .as_str()
+            .unwrap()
+            .starts_with("redirected to IPv4, from 127.0.0.1 "),
+        "{way}"
+    );
+    assert_eq!(way["details"]["source"], "127.0.0.1");
+    assert!(
+        !way["follows"].as_str().unwrap().contains("reject helps"),
+        "{way}"
+    );
+}
+
 #[test]
 fn a_host_whose_ipv6_is_a_black_hole_looks_healthy_and_doctor_does_not_say_that_it_is() {
     let lab = Lab::new(Breakage::BlackHole).unwrap();
@@ -349,6 +375,7 @@ fn a_host_whose_ipv6_is_a_black_hole_looks_healthy_and_doctor_does_not_say_that_
 fn an_engine_is_found_listening_and_nothing_connects_to_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("docker.sock");
+    let link = folder.path().join("link.sock");
     let said = || {
         let mut command = command(&Place::default());
         // Two ways to one engine.
@@ -391,7 +418,6 @@ fn a_sandbox_is_recognised_while_it_runs() {
             processes.contains(&format!("{name}[{pid}]").into())
         })
     };
-    let link = folder.path().join("link.sock");
     let mut command = Client::command(&Place::default()).unwrap();
     command.arg0(&name);
     let sandbox = Running::start(command).unwrap();

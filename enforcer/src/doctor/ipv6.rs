@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv6Addr, UdpSocket},
     time::Duration,
 };
 
@@ -179,9 +179,21 @@ fn way_out() -> Item {
         socket.connect((DESTINATION, PORT))?;
         socket.local_addr()
     });
-    match connected {
-        Ok(SocketAddr::V6(from)) => {
-            let (from, public) = (from.ip().to_string(), is_public(*from.ip()));
+    // An AF_INET6 socket that is connected to an IPv4 address has a source in ::ffff:0:0/96.
+    match connected.map(|from| from.ip().to_canonical()) {
+        Ok(IpAddr::V4(from)) => Item::new(
+            "ipv6-way",
+            NAME,
+            Level::Note,
+            format!("redirected to IPv4, from {from} ({tried})"),
+        )
+        .follows(
+            "a program at this process's cgroup, or at one above it, redirects it; the way that IPv6 takes without it \
+             cannot be seen from here",
+        )
+        .text("source", from.to_string()),
+        Ok(IpAddr::V6(from)) => {
+            let (from, public) = (from.to_string(), is_public(from));
             let (kind, follows) = if public {
                 (
                     "a source address",
@@ -204,13 +216,6 @@ fn way_out() -> Item {
             .follows(follows)
             .text("source", from)
         }
-        Ok(SocketAddr::V4(from)) => Item::new(
-            "ipv6-way",
-            NAME,
-            Level::Note,
-            format!("redirected to IPv4, from {} ({tried})", from.ip()),
-        )
-        .follows("a program at this process's own cgroup redirects it"),
         Err(error) => {
             let said = name_of(&error);
             Item::new("ipv6-way", NAME, Level::Note, format!("{said} ({tried})"))
