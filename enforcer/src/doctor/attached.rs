@@ -162,7 +162,7 @@ fn about_program(
         let nobody = if holders.incomplete {
             ", held by nobody that could be looked into"
         } else {
-            ", held by nobody: it stays until the cgroup goes"
+            ", held by nobody that was found: if it was attached without a link, it stays until the cgroup goes"
         };
         state.push_str(nobody);
     }

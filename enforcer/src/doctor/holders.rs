@@ -12,6 +12,7 @@ use std::{
 
 use procfs::process::Process;
 
+use super::sight;
 use crate::kernel::attached::{pinned_program, program_in_fdinfo};
 
 /// Files of bpffs that are looked at, at most.
@@ -22,13 +23,16 @@ const MAX_PINS: usize = 10_000;
 pub(super) struct Holders {
     processes: BTreeMap<u32, BTreeSet<String>>,
     pins: BTreeMap<u32, BTreeSet<String>>,
-    /// Whether there were processes that could not be looked into.
+    /// Whether there were processes that could not be looked into, or that /proc does not list.
     pub(super) incomplete: bool,
 }
 
 impl Holders {
     pub(super) fn find() -> Self {
-        let mut found = Self::default();
+        let mut found = Self {
+            incomplete: !sight::is_initial_pid_namespace(),
+            ..Self::default()
+        };
         found.look_at_processes();
         found.look_at_pins();
         found
