@@ -33,7 +33,10 @@ struct Found {
 }
 
 pub(super) fn examine(hierarchy: &Hierarchy) -> Vec<Item> {
-    let mut walk = Walk::default();
+    let mut walk = Walk {
+        incomplete: !hierarchy.has_true_root(),
+        ..Walk::default()
+    };
     let found = match walk.all(hierarchy.mount_point()) {
         Ok(found) => found,
         Err(error) => {
@@ -63,7 +66,8 @@ pub(super) fn examine(hierarchy: &Hierarchy) -> Vec<Item> {
         summary = Item {
             level: Level::Unknown,
             follows: Some(format!(
-                "not all of them: some could not be opened, or there are more than {MAX_CGROUPS}"
+                "not all of them: some could not be opened, are above what this process sees, or there are more than \
+                 {MAX_CGROUPS}"
             )),
             ..summary
         };

@@ -41,16 +41,17 @@ fn mount(hierarchy: &Hierarchy) -> Item {
         Item::new("cgroup2", NAME, Level::Ok, place.clone()).text("version", "v2")
     };
     let item = item.text("mount_point", place);
-    if hierarchy.mount_root() == Path::new("/") {
+    if hierarchy.has_true_root() {
         return item;
     }
-    let root = hierarchy.mount_root().display().to_string();
+    let above = "programs above it, which can overrule enforcer's, cannot be seen; cgroups outside of it cannot be named";
     Item {
         level: item.level.max(Level::Note),
-        state: format!("{}, showing {root} as its top", item.state),
-        follows: Some(
-            "cgroups outside of it cannot be named here: this is a container, or looks like one".to_owned(),
-        ),
+        state: format!("{}, shows one cgroup of a larger tree as its top", item.state),
+        follows: Some(match item.follows {
+            Some(already) => format!("{already}; {above}"),
+            None => above.to_owned(),
+        }),
         ..item
     }
 }
@@ -65,13 +66,18 @@ fn own(hierarchy: &Hierarchy) -> Item {
     let Some(own) = own else {
         return Item::unknown("own-cgroup", NAME, "/proc/self/cgroup has no line `0::`");
     };
-    let shown = hierarchy
-        .locate(Path::new(&own.pathname))
+    let located = hierarchy.locate(Path::new(&own.pathname));
+    let shown = located
+        .as_ref()
         .map_or_else(|| own.pathname.clone(), |path| path.display().to_string());
     let item = Item::new("own-cgroup", NAME, Level::Ok, shown);
-    if own.pathname == "/" {
+    if located.as_deref() != Some(Path::new("/")) {
+        item
+    } else if hierarchy.has_true_root() {
         item.follows("the root: attaching there would govern everything on this host")
     } else {
-        item
+        item.follows(
+            "the top that this process sees: attaching there would govern everything in it and below it",
+        )
     }
 }

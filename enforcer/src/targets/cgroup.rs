@@ -220,7 +220,8 @@ impl Cgroup {
         &self.path
     }
 
-    /// Whether this is the top of the mount: all there is, as far as this process can see.
+    /// Whether this is the top of the mount: all there is, as far as this process can see. Whether it is the host's root
+    /// too, [`Hierarchy::has_true_root`] tells.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.path == Path::new("/")

@@ -227,7 +227,7 @@ fn own_cgroup(hierarchy: &Hierarchy, container: &Container, pid: u32) -> Result<
     let path =
         pid::path_of(hierarchy, pid).map_err(|source| ContainerError::Process { name: name(), source })?;
     let Some(own) = own_level(&path, &container.id) else {
-        return Err(if path == Path::new("/") {
+        return Err(if path == Path::new("/") && hierarchy.has_true_root() {
             ContainerError::Root { name: name(), pid }
         } else {
             ContainerError::Foreign {

@@ -146,6 +146,17 @@ impl Hierarchy {
         &self.mount_root
     }
 
+    /// Whether the top of the mount is the host's root cgroup, so that there is none above it.
+    ///
+    /// `false` in a cgroup namespace, and where a part of the tree was mounted.
+    #[must_use]
+    pub fn has_true_root(&self) -> bool {
+        // Every cgroup but the root has the file (`CFTYPE_NOT_ON_ROOT`, kernel/cgroup/cgroup.c). Names do not tell: in a
+        // cgroup namespace its top is called `/` as well.
+        let absent = fs::symlink_metadata(self.mount_point.join("cgroup.type"));
+        absent.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Whether hierarchies of version 1 are mounted beside it.
     #[must_use]
     pub fn is_hybrid(&self) -> bool {

@@ -165,13 +165,15 @@ pub enum ResolveError {
         #[source]
         source: io::Error,
     },
-    /// It is the root cgroup, and that was not asked for by its name.
-    #[error("target {target} resolves to the root cgroup: every process of this host would be governed")]
+    /// It is the root cgroup, or the top of what this process sees, and that was not asked for by its name.
+    #[error("target {target} resolves to {}", all_of(*is_hosts))]
     Root {
         /// Name of the target.
         target: String,
         /// How it was named.
         selector: Selector,
+        /// Whether nothing is above it.
+        is_hosts: bool,
     },
     /// There are more cgroups than one controller attaches to.
     #[error("the targets are {found} cgroups, and at most {MAX_CGROUPS} can be governed")]
@@ -190,15 +192,23 @@ impl ResolveError {
             Self::Pid { source, .. } => source.hint(),
             Self::Container { source, .. } => source.hint(),
             Self::Count { .. } => None,
-            Self::Root { .. } => Some(
+            Self::Root { is_hosts, .. } => Some(format!(
                 "start the program with `enforcer exec`, or give it a cgroup of its own; \
-                 if the whole host is meant, write `--cgroup /` (in a policy file `cgroup = \"/\"`)"
-                    .to_owned(),
-            ),
+                 if {} is meant, write `--cgroup /` (in a policy file `cgroup = \"/\"`)",
+                if *is_hosts { "the whole host" } else { "all of it" }
+            )),
             Self::TooMany { .. } => {
                 Some("govern a cgroup above them: those below it are included".to_owned())
             }
         }
+    }
+}
+
+fn all_of(is_hosts: bool) -> &'static str {
+    if is_hosts {
+        "the root cgroup: every process of this host would be governed"
+    } else {
+        "the topmost cgroup that this process sees: every process in it and below it would be governed"
     }
 }
 
@@ -211,16 +221,6 @@ impl ResolveError {
 /// [`ResolveError`] where it is not there, is no cgroup, or is the root cgroup without having been asked for
 /// as `/`.
 pub async fn resolve_one(hierarchy: &Hierarchy, request: &Request) -> Result<ResolvedTarget, ResolveError> {
-    let mut name = request.label();
-    let target = name.clone();
-    let mut notes = Vec::new();
-    let cgroup = match &request.selector {
-        Selector::Cgroup(path) => {
-            Cgroup::open(hierarchy, path).map_err(|source| ResolveError::Cgroup { target, source })?
-        }
-        Selector::Pid(pid) => {
-            pid::cgroup_of(hierarchy, *pid).map_err(|source| ResolveError::Pid { target, source })?
-        }
     match resolve_now(hierarchy, request).await {
         Err(ResolveError::Container { target, source }) => Err(ResolveError::Container {
             target,
@@ -235,6 +235,16 @@ pub(super) async fn resolve_now(
     hierarchy: &Hierarchy,
     request: &Request,
 ) -> Result<ResolvedTarget, ResolveError> {
+    let mut name = request.label();
+    let target = name.clone();
+    let mut notes = Vec::new();
+    let cgroup = match &request.selector {
+        Selector::Cgroup(path) => {
+            Cgroup::open(hierarchy, path).map_err(|source| ResolveError::Cgroup { target, source })?
+        }
+        Selector::Pid(pid) => {
+            pid::cgroup_of(hierarchy, *pid).map_err(|source| ResolveError::Pid { target, source })?
+        }
         Selector::Container(word) => {
             let found = container::cgroup_of(hierarchy, word).await;
             let found = found.map_err(|source| ResolveError::Container {
@@ -257,6 +267,7 @@ pub(super) async fn resolve_now(
         return Err(ResolveError::Root {
             target: name,
             selector: request.selector.clone(),
+            is_hosts: hierarchy.has_true_root(),
         });
     }
     if let Selector::Pid(pid) = request.selector {
