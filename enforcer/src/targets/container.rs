@@ -65,7 +65,7 @@ pub struct ContainerCgroup {
 /// # Errors
 ///
 /// [`ContainerError`] for everything that a name can turn out to be. What there is instead of a container that is not
-/// there is not looked up yet: see [`advised`].
+/// there is not looked up yet: that is `advised`'s.
 pub async fn cgroup_of(hierarchy: &Hierarchy, name: &str) -> Result<ContainerCgroup, ContainerError> {
     let mut last_pid = None;
     for _ in 0..ATTEMPTS {
