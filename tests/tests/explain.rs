@@ -268,3 +268,28 @@ fn each_target_whose_rules_differ_is_answered_with_the_line_of_the_rule() {
         assert!(said.contains(expected), "{expected:?} in {said}");
     }
 }
+
+#[test]
+fn whose_rules_they_are_is_said_where_the_default_is_not_meant() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.toml");
+    let rule = "[[rule]]\ngroups = [\"web\"]\nprefix = \"2001:db8::/32\"\naction = \"reject\"\n";
+    std::fs::write(&file, format!("version = 1\n{rule}")).unwrap();
+    let asked = ["2001:db8::1", "--policy", file.to_str().unwrap()];
+    for (chosen, header, verdict) in [
+        (&[][..], Some("rules of web, with `--use web`"), "reject, by "),
+        (
+            &["--use", "web"],
+            Some("rules of web, with `--use web`"),
+            "reject, by ",
+        ),
+        // As `run` and `exec` do it without being told.
+        (&["--use", "default"], None, "allow: no rule matches"),
+    ] {
+        let said = explain(&[&asked[..], chosen].concat());
+        assert_eq!(said.status.code(), Some(0), "{said:?}");
+        let said_first = said.stdout.first().filter(|line| !line.starts_with(' '));
+        assert_eq!(said_first.map(String::as_str), header, "{said:?}");
+        assert!(said.stdout.join("\n").contains(verdict), "{said:?}");
+    }
+}

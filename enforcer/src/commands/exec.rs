@@ -43,6 +43,7 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     };
     let policy = prepare::policy(&arguments.rules, talk)?;
     let groups = prepare::groups(&arguments.rules, &policy)?;
+    prepare::note_unused(&arguments.rules, &policy, &groups, talk);
     let compiled = prepare::compiled(&policy, &groups, arguments.rules.policy.as_deref())?;
     let identity = arguments
         .user

@@ -16,7 +16,7 @@ use super::{Answer, Subject};
 use crate::{
     policy::{
         explain::{Case, Kind, Loser, Outcome, Reason, exempt},
-        rule::{Origin, Rule, RuleAction},
+        rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleAction},
     },
     sinks::text::Shown,
 };
@@ -55,7 +55,8 @@ pub(super) fn write(answer: &Answer<'_>) -> String {
             .filter(|other| other.cases == subject.cases);
         let alike: Vec<_> = alike.collect();
         told.push(subject);
-        if answer.subjects.len() > 1 || !subject.targets.is_empty() {
+        let is_evident = subject.targets.is_empty() && subject.groups == [DEFAULT_GROUP];
+        if answer.subjects.len() > 1 || !is_evident {
             let _ = writeln!(out, "{}", Shown(&who(&alike)));
         }
         for case in &subject.cases {
@@ -65,7 +66,7 @@ pub(super) fn write(answer: &Answer<'_>) -> String {
     out
 }
 
-/// `targets web, api`, `rules of group a`.
+/// `targets web, api`; `rules of a, with `--use a``, as `run` and `exec` choose them.
 fn who(subjects: &[&Subject]) -> String {
     let targets: Vec<&str> = subjects
         .iter()
@@ -74,12 +75,22 @@ fn who(subjects: &[&Subject]) -> String {
         .collect();
     match targets.as_slice() {
         [] => {
-            let groups = subjects.iter().map(|subject| subject.groups.join(" and "));
+            let groups = subjects.iter().map(|subject| chosen(&subject.groups));
             format!("rules of {}", groups.collect::<Vec<_>>().join("; of "))
         }
         [target] => format!("target {target}"),
         targets => format!("targets {}", targets.join(", ")),
     }
+}
+
+/// Groups, and how they are chosen where that has to be said.
+fn chosen(groups: &[GroupName]) -> String {
+    let names = groups.join(" and ");
+    if groups == [DEFAULT_GROUP] {
+        return names;
+    }
+    let options: Vec<_> = groups.iter().map(|group| format!("--use {group}")).collect();
+    format!("{names}, with `{}`", options.join(" "))
 }
 
 fn write_case(answer: &Answer<'_>, case: &Case, out: &mut String) {
