@@ -63,7 +63,7 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     let ignored_children = signals::heed_children().map_err(|error| failed(error.into()))?;
     let cgroup = ExecCgroup::create(&hierarchy).map_err(|error| {
         let hint = error.hint();
-        Failure::new(Exit::Failed, error).hint(hint)
+        Failure::new(spawn::exit_without_cgroup(&error), error).hint(hint)
     })?;
     let run = Run {
         arguments,

@@ -148,7 +148,8 @@ impl SpawnError {
             | Self::RestoreLimits(source)
             | Self::IgnoreChildren(source)
             | Self::BecomeUser { source, .. } => by(source),
-            Self::OpenCgroup(_) | Self::Pipe(_) => Exit::Failed,
+            Self::OpenCgroup(source) => exit_without_cgroup(source),
+            Self::Pipe(_) => Exit::Failed,
         }
     }
 
@@ -164,6 +165,15 @@ impl SpawnError {
             }
             _ => None,
         }
+    }
+}
+
+/// What `exec` ends with where the command gets no cgroup.
+pub(crate) fn exit_without_cgroup(error: &ExecCgroupError) -> Exit {
+    if error.is_refusal() {
+        Exit::Kernel
+    } else {
+        Exit::Failed
     }
 }
 
