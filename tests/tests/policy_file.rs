@@ -143,11 +143,18 @@ fn a_file_without_a_rule_in_the_default_group_is_told_with_its_groups() {
     let policy = ["--policy", file.to_str().unwrap()];
     let expected = [
         "enforcer: warning: no rule is in the group `default`: connects are only observed".to_owned(),
-        format!("enforcer: hint: `--use GROUP` chooses; the groups of {} are: web", policy[1]),
+        format!(
+            "enforcer: hint: `--use GROUP` chooses; the groups of {} are: web",
+            policy[1]
+        ),
     ];
     let is_told = |stderr: &[String]| stderr.windows(2).any(|lines| lines == expected);
     let is_warned = |stderr: &[String]| stderr.iter().any(|line| line.contains("no rule is in"));
-    for (chosen, told) in [(&[][..], true), (&["--use", "web"], false), (&["--use", "default"], true)] {
+    for (chosen, told) in [
+        (&[][..], true),
+        (&["--use", "web"], false),
+        (&["--use", "default"], true),
+    ] {
         let exec = [&["exec"], &policy[..], chosen, &["--", "true"]].concat();
         let finished = Enforcer::output(&scene.inside(), exec, PATIENCE).unwrap();
         assert_eq!(finished.status.code(), Some(0), "{finished:?}");

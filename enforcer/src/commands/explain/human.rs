@@ -239,9 +239,8 @@ fn named(answer: &Answer<'_>, rule: &Rule) -> String {
     };
     let prefix = prefix.map_or(String::new(), |prefix| prefix.to_string());
     let origin = rule.origin.to_string();
-    if rule.label == origin {
-        // Neither has a name of its own.
-        return format!("{origin} ({prefix})");
+    if rule.is_nameless() {
+        return format!("{} ({prefix})", rule.label);
     }
     match rule.origin {
         Origin::File { .. } => format!("{} ({prefix}, {origin})", rule.label),

@@ -147,6 +147,19 @@ fn rules_of_the_command_line_belong_to_every_group_and_take_the_files_errno() {
 }
 
 #[test]
+fn rules_on_one_line_are_called_by_their_columns_and_others_by_their_line() {
+    let text = "version = 1\n\
+                rule = [{prefix = '2001:db8:1::/48', action = 'reject'}, {prefix = '2001:db8:2::/48', action = 'allow'},\n\
+                {prefix = '2001:db8:3::/48', action = 'allow'}, {name = 'x', prefix = '2001:db8:4::/48', action = 'allow'}]\n";
+    let (policy, _) = check(text).unwrap();
+    let labels: Vec<_> = policy.rules.iter().map(|rule| rule.label.as_str()).collect();
+    assert_eq!(
+        labels,
+        ["policy.toml:2:9", "policy.toml:2:58", "policy.toml:3", "x"]
+    );
+}
+
+#[test]
 fn a_file_and_the_command_line_are_checked_together() {
     let file = "version = 1\n[[rule]]\nname = \"x\"\nprefix = \"2001:db8::/32\"\naction = \"reject\"\n";
     let with = |argument: &str| {
