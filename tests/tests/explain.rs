@@ -293,3 +293,46 @@ fn whose_rules_they_are_is_said_where_the_default_is_not_meant() {
         assert!(said.stdout.join("\n").contains(verdict), "{said:?}");
     }
 }
+
+#[test]
+fn in_audit_mode_people_are_told_what_would_be_seen() {
+    let rules = [
+        "--audit",
+        "--proto",
+        "tcp",
+        "--reject",
+        "2001:db8:1::/48,errno=EACCES",
+        "--redirect",
+        "2001:db8:2::/48=192.0.2.1:80,errno=EHOSTDOWN",
+    ];
+    let unseen = "    the caller sees no difference; enforced, ";
+    let unmoved = "    on a socket that cannot be moved to IPv4 (IPV6_V6ONLY, or bound to an IPv6 address): the caller sees no \
+                   difference; enforced, connect() would fail at once with EHOSTDOWN (112: ";
+    let goes_on = "    the caller sees no difference: the connect goes on";
+    for (address, seen) in [
+        (
+            "2001:db8:1::1",
+            &[(unseen, "connect() would fail at once with EACCES (13: ")][..],
+        ),
+        (
+            "2001:db8:2::1",
+            &[
+                (
+                    unseen,
+                    "it would connect to 192.0.2.1:80 instead; getpeername would show",
+                ),
+                (unmoved, ""),
+            ],
+        ),
+        ("2001:db8:3::1", &[(goes_on, "")]),
+    ] {
+        let said = explain(&[&[address][..], &rules].concat()).stdout;
+        for (start, rest) in seen {
+            let expected = format!("{start}{rest}");
+            assert!(
+                said.iter().any(|line| line.starts_with(&expected)),
+                "{expected:?} in {said:?}"
+            );
+        }
+    }
+}

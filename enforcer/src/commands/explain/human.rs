@@ -189,35 +189,46 @@ fn destination(to: SocketAddr) -> String {
     }
 }
 
-/// What the caller sees.
+/// What the caller sees, and in audit mode what it would see.
 fn seen(answer: &Answer<'_>, outcome: &Outcome) -> String {
-    if answer.mode == Mode::Audit {
-        return "the caller sees no difference: the connect goes on".to_owned();
-    }
-    match outcome.verdict {
-        Action::Allow => "the caller sees no difference: the connect goes on".to_owned(),
-        Action::Reject => match outcome.errno {
-            Some(errno) => fails_with(errno),
-            None => "connect() fails at once".to_owned(),
-        },
-        Action::Redirect => match outcome.to {
-            None => "connect() goes elsewhere".to_owned(),
-            Some(to) => {
-                let port = if to.port() == 0 {
-                    ", at the port asked for"
-                } else {
-                    ""
-                };
-                format!(
-                    "connects to {} instead{port}; getpeername shows that address, and so do ss and lsof",
-                    destination(to)
-                )
-            }
-        },
+    let is_audit = answer.mode == Mode::Audit;
+    let action = match outcome.would {
+        Some((_, would)) if is_audit => would,
+        _ => outcome.verdict,
+    };
+    let fails = if is_audit { "would fail" } else { "fails" };
+    let effect = match (action, outcome.errno, outcome.to) {
+        (Action::Allow, ..) => return "the caller sees no difference: the connect goes on".to_owned(),
+        (Action::Reject, Some(errno), _) => format!("connect() {fails} at once with {}", told(errno)),
+        (Action::Reject, None, _) => format!("connect() {fails} at once"),
+        (Action::Redirect, _, None) if is_audit => "connect() would go elsewhere".to_owned(),
+        (Action::Redirect, _, None) => "connect() goes elsewhere".to_owned(),
+        (Action::Redirect, _, Some(to)) => {
+            let (connects, shows) = if is_audit {
+                ("it would connect", "would show that address, and so would")
+            } else {
+                ("connects", "shows that address, and so do")
+            };
+            let port = if to.port() == 0 {
+                ", at the port asked for"
+            } else {
+                ""
+            };
+            format!(
+                "{connects} to {} instead{port}; getpeername {shows} ss and lsof",
+                destination(to)
+            )
+        }
+    };
+    if is_audit {
+        format!("the caller sees no difference; enforced, {effect}")
+    } else {
+        effect
     }
 }
 
-fn fails_with(errno: Errno) -> String {
+/// `EACCES (13: …)`.
+fn told(errno: Errno) -> String {
     let Errno {
         name,
         number,
@@ -228,7 +239,7 @@ fn fails_with(errno: Errno) -> String {
     } else {
         "; EPERM on kernels before 5.18"
     };
-    format!("connect() fails at once with {name} ({number}: {meaning}{old})")
+    format!("{name} ({number}: {meaning}{old})")
 }
 
 /// A rule by its name, with the prefix that covers the address and where it was written.
