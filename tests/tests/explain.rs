@@ -336,3 +336,40 @@ fn in_audit_mode_people_are_told_what_would_be_seen() {
         }
     }
 }
+
+#[test]
+fn a_rule_that_does_not_match_has_lost_to_nobody() {
+    let rules = [
+        "--reject",
+        "2001:db8::/32,proto=udp,name=udp",
+        "--reject",
+        "2001:db8::/32,port=80,name=http",
+        "--reject",
+        "2001:db8::/32,port=443,name=https",
+        "--allow",
+        "2001:db8:1::/48,proto=tcp,name=narrow",
+    ];
+    for (question, reasons) in [
+        (
+            &["[2001:db8:1::1]:443", "--proto", "tcp"][..],
+            &[("udp", "proto"), ("http", "ports"), ("https", "shorter-prefix")][..],
+        ),
+        (
+            &["2001:db8:1::1", "--proto", "tcp"],
+            &[
+                ("udp", "proto"),
+                ("http", "shorter-prefix"),
+                ("https", "shorter-prefix"),
+            ],
+        ),
+    ] {
+        let answer = ask(&[question, &rules].concat());
+        let case = &answer["policies"][0]["cases"][0];
+        assert_eq!(case["rule"], json!("narrow"), "{answer}");
+        let lost = case["lost"].as_array().unwrap().iter();
+        let lost: Vec<_> = lost
+            .map(|lost| (lost["rule"].as_str().unwrap(), lost["reason"].as_str().unwrap()))
+            .collect();
+        assert_eq!(lost, reasons, "{answer}");
+    }
+}
