@@ -189,6 +189,12 @@ fn without_a_file_and_without_rules_there_is_only_observing() {
         lines(&warnings),
         ["warning: there are no rules: enforcer will only observe"]
     );
+    // Nothing is pointed at where there is nothing.
+    assert_eq!(
+        warnings[0].render(false),
+        "warning: there are no rules: enforcer will only observe\n\
+         hint: connects are allowed and reported; add a rule to change that"
+    );
 }
 
 #[test]
@@ -202,6 +208,9 @@ fn files_that_cannot_be_read_are_refused_by_name() {
     let error = Policy::load(Some(&dangling), Vec::new()).unwrap_err();
     assert!(error.render(false).contains("symbolic link"), "{error}");
     assert!(refusal(Path::new("/dev/zero")).contains("it is a device"));
+    let stream = Policy::load(Some(Path::new("-")), Vec::new()).unwrap_err();
+    let hint = "hint: only `enforcer check -` reads a stream";
+    assert!(stream.render(false).contains(hint), "{stream}");
     assert!(refusal(&missing.join("x")).contains("missing.toml/x"));
 }
 
