@@ -5,11 +5,22 @@
 //! sees of such a kernel is the errno of one system call, and a seccomp filter gives just that; nothing else of the
 //! kernel is pretended.
 
-use std::{io, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    ffi::CString,
+    io,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    process::Command,
+};
 
-use rustix::thread::CapabilitySet;
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount},
+    thread::{CapabilitySet, UnshareFlags, unshare_unsafe},
+};
 
-use crate::privileges::limit_to;
+use crate::{
+    cgroup,
+    privileges::{become_nobody, limit_to},
+};
 
 /// What the program is not to have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +29,10 @@ pub enum Deprivation {
     AllCapabilities,
     /// Those capabilities.
     Capabilities(CapabilitySet),
+    /// Root's files: it runs as `nobody`, with the capabilities that enforcing takes.
+    Root,
+    /// Cgroups that can be written: the file system is read-only, as container engines mount it.
+    WritableCgroups,
     /// bpf(2): each call ends in that errno. ENOSYS is a kernel without `CONFIG_BPF_SYSCALL`, EPERM what the seccomp
     /// profile of a container engine answers.
     Bpf(i32),
@@ -30,8 +45,14 @@ pub enum Deprivation {
 const BPF_PROG_LOAD: u32 = 5;
 
 /// Makes the command's process lose that before it executes its program.
+///
+/// # Panics
+///
+/// Where cgroups are to be read-only and there is no cgroup v2 mount.
 pub fn deprive(command: &mut Command, deprivation: Deprivation) {
     let filter = match deprivation {
+        Deprivation::Root => return become_nobody(command),
+        Deprivation::WritableCgroups => return make_cgroups_read_only(command),
         Deprivation::AllCapabilities => return limit_to(command, CapabilitySet::empty()),
         Deprivation::Capabilities(lost) => return limit_to(command, CapabilitySet::all().difference(lost)),
         Deprivation::Bpf(errno) => filter(None, errno),
@@ -41,6 +62,22 @@ pub fn deprive(command: &mut Command, deprivation: Deprivation) {
     // SAFETY: between fork and exec the closure makes system calls on what was prepared before: it allocates
     // nothing and takes no lock.
     unsafe { command.pre_exec(lose) };
+}
+
+/// Gives the command a mount namespace in which the cgroup v2 mount is read-only.
+#[expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+fn make_cgroups_read_only(command: &mut Command) {
+    let mount_point = cgroup::mount_point().expect("there is a cgroup v2 mount");
+    let mount_point = CString::new(mount_point.as_os_str().as_bytes()).expect("paths have no NUL");
+    let remount = move || -> io::Result<()> {
+        // SAFETY: a mount namespace of one's own puts no descriptor or memory of the process at risk.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+        mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        Ok(mount_remount(mount_point.as_c_str(), flags, c"")?)
+    };
+    // SAFETY: between fork and exec the closure makes system calls only: no allocation, no lock.
+    unsafe { command.pre_exec(remount) };
 }
 
 /// Offset of `nr` in `struct seccomp_data` (`include/uapi/linux/seccomp.h`).

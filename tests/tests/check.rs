@@ -163,6 +163,10 @@ fn each_oddity_is_a_warning_and_with_strict_a_failure() {
             "{expected}: {said}"
         );
         assert!(said.contains(&file) && said.contains("= hint: "), "{said}");
+        // Whoever says it, the line that it is about is shown.
+        if let Some((_, after)) = said.split_once(&format!("--> {file}:")) {
+            assert!(after.contains(" | [["), "{said}");
+        }
         let strict = host.check(&[&file, "--strict"]);
         assert_eq!(strict.status.code(), Some(3), "{expected}: {strict:?}");
         assert_eq!(strict.stdout, [""; 0]);

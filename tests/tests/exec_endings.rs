@@ -72,6 +72,7 @@ fn the_exit_code_is_the_commands() {
             Some("cannot run enforcer-no-such-command: No such file or directory"),
         ),
         (&["/nowhere/x"], 127, Some("cannot run /nowhere/x: No such file")),
+        (&[""], 127, Some("cannot run '': No such file")),
         (&[plain], 126, Some("Permission denied")),
         (&[folder], 126, Some("Permission denied")),
     ] {

@@ -268,3 +268,108 @@ fn each_target_whose_rules_differ_is_answered_with_the_line_of_the_rule() {
         assert!(said.contains(expected), "{expected:?} in {said}");
     }
 }
+
+#[test]
+fn whose_rules_they_are_is_said_where_the_default_is_not_meant() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.toml");
+    let rule = "[[rule]]\ngroups = [\"web\"]\nprefix = \"2001:db8::/32\"\naction = \"reject\"\n";
+    std::fs::write(&file, format!("version = 1\n{rule}")).unwrap();
+    let asked = ["2001:db8::1", "--policy", file.to_str().unwrap()];
+    for (chosen, header, verdict) in [
+        (&[][..], Some("rules of web, with `--use web`"), "reject, by "),
+        (
+            &["--use", "web"],
+            Some("rules of web, with `--use web`"),
+            "reject, by ",
+        ),
+        // As `run` and `exec` do it without being told.
+        (&["--use", "default"], None, "allow: no rule matches"),
+    ] {
+        let said = explain(&[&asked[..], chosen].concat());
+        assert_eq!(said.status.code(), Some(0), "{said:?}");
+        let said_first = said.stdout.first().filter(|line| !line.starts_with(' '));
+        assert_eq!(said_first.map(String::as_str), header, "{said:?}");
+        assert!(said.stdout.join("\n").contains(verdict), "{said:?}");
+    }
+}
+
+#[test]
+fn in_audit_mode_people_are_told_what_would_be_seen() {
+    let rules = [
+        "--audit",
+        "--proto",
+        "tcp",
+        "--reject",
+        "2001:db8:1::/48,errno=EACCES",
+        "--redirect",
+        "2001:db8:2::/48=192.0.2.1:80,errno=EHOSTDOWN",
+    ];
+    let unseen = "    the caller sees no difference; enforced, ";
+    let unmoved = "    on a socket that cannot be moved to IPv4 (IPV6_V6ONLY, or bound to an IPv6 address): the caller sees no \
+                   difference; enforced, connect() would fail at once with EHOSTDOWN (112: ";
+    let goes_on = "    the caller sees no difference: the connect goes on";
+    for (address, seen) in [
+        (
+            "2001:db8:1::1",
+            &[(unseen, "connect() would fail at once with EACCES (13: ")][..],
+        ),
+        (
+            "2001:db8:2::1",
+            &[
+                (
+                    unseen,
+                    "it would connect to 192.0.2.1:80 instead; getpeername would show",
+                ),
+                (unmoved, ""),
+            ],
+        ),
+        ("2001:db8:3::1", &[(goes_on, "")]),
+    ] {
+        let said = explain(&[&[address][..], &rules].concat()).stdout;
+        for (start, rest) in seen {
+            let expected = format!("{start}{rest}");
+            assert!(
+                said.iter().any(|line| line.starts_with(&expected)),
+                "{expected:?} in {said:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rule_that_does_not_match_has_lost_to_nobody() {
+    let rules = [
+        "--reject",
+        "2001:db8::/32,proto=udp,name=udp",
+        "--reject",
+        "2001:db8::/32,port=80,name=http",
+        "--reject",
+        "2001:db8::/32,port=443,name=https",
+        "--allow",
+        "2001:db8:1::/48,proto=tcp,name=narrow",
+    ];
+    for (question, reasons) in [
+        (
+            &["[2001:db8:1::1]:443", "--proto", "tcp"][..],
+            &[("udp", "proto"), ("http", "ports"), ("https", "shorter-prefix")][..],
+        ),
+        (
+            &["2001:db8:1::1", "--proto", "tcp"],
+            &[
+                ("udp", "proto"),
+                ("http", "shorter-prefix"),
+                ("https", "shorter-prefix"),
+            ],
+        ),
+    ] {
+        let answer = ask(&[question, &rules].concat());
+        let case = &answer["policies"][0]["cases"][0];
+        assert_eq!(case["rule"], json!("narrow"), "{answer}");
+        let lost = case["lost"].as_array().unwrap().iter();
+        let lost: Vec<_> = lost
+            .map(|lost| (lost["rule"].as_str().unwrap(), lost["reason"].as_str().unwrap()))
+            .collect();
+        assert_eq!(lost, reasons, "{answer}");
+    }
+}

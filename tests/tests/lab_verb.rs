@@ -1,7 +1,12 @@
 //! The program behind `cargo xtask lab`: what it makes is there, and all of it is gone afterwards, whatever ended it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use enforcer_tests::{
     client::Client,
@@ -165,8 +170,76 @@ fn a_lab_whose_process_was_killed_leaves_nothing_that_is_in_the_way() {
         wait_until_gone(processes);
     }
     assert_eq!(said(&["down", name]), format!("lab {name} had ended by itself"));
-    let file = Path::new("/run/enforcer-lab").join(name).with_extension("json");
-    assert!(!file.exists());
+    assert!(!file_of(name).exists());
+}
+
+/// A process that was stopped; it goes on when this is dropped.
+struct Stopped(i32);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It may have been killed.
+        let _ = kill_process(Pid::from_raw(self.0).unwrap(), Signal::CONT);
+    }
+}
+
+/// The child of a process that is the program of a standing lab by now. Before, it has its parent's descriptors, and
+/// with them the lock of the folder.
+fn holder_of(parent: u32) -> Option<i32> {
+    let parent = i32::try_from(parent).unwrap();
+    let is_holder = |process: &procfs::process::Process| {
+        let is_child = process.stat().is_ok_and(|stat| stat.ppid == parent);
+        is_child
+            && process
+                .cmdline()
+                .is_ok_and(|words| words.iter().any(|word| word == "hold"))
+    };
+    let mut processes = procfs::process::all_processes().unwrap().flatten();
+    processes.find(is_holder).map(|process| process.pid)
+}
+
+fn file_of(name: &str) -> PathBuf {
+    Path::new("/run/enforcer-lab").join(name).with_extension("json")
+}
+
+/// Begins an `up` and kills it while its lab is being made by that process; `None` where the lab was faster.
+fn interrupted_up(name: &str) -> Option<Stopped> {
+    let mut up = Running::start(command(&["up", "healthy", name])).unwrap();
+    let holder = eventually("the process that makes the lab", PATIENCE, || holder_of(up.pid())).unwrap();
+    kill_process(Pid::from_raw(holder).unwrap(), Signal::STOP).unwrap();
+    let holder = Stopped(holder);
+    up.signal(Signal::KILL).unwrap();
+    up.finish(PATIENCE).unwrap();
+    (!file_of(name).exists()).then_some(holder)
+}
+
+#[test]
+fn an_interrupted_up_is_as_if_it_had_not_been() {
+    let lab = Name::new("interrupted");
+    let name = &lab.0[..];
+    let first = eventually("an up that is interrupted in time", PATIENCE, || {
+        let interrupted = interrupted_up(name);
+        if interrupted.is_none() {
+            output(&["down", name]);
+        }
+        interrupted
+    })
+    .unwrap();
+    // Another lab of that name comes up while the first is still being made.
+    let second = said(&["up", "black-hole", name]);
+    let is_new = second.starts_with(&format!("lab {name} is up: packets vanish"));
+    assert!(is_new, "{second}");
+    let processes = [anchor(&second), parent_of(anchor(&second))];
+    let number = first.0;
+    drop(first);
+    eventually("the first lab to be gone", PATIENCE, || {
+        network_of(number).is_none()
+    })
+    .unwrap();
+    assert!(network_of(processes[0]).is_some());
+    assert!(said(&[]).contains(name));
+    assert_eq!(said(&["down", name]), format!("lab {name} is down"));
+    wait_until_gone(processes);
 }
 
 #[test]

@@ -132,3 +132,36 @@ fn a_prefix_list_that_is_not_there_or_wrong_is_refused_with_its_place() {
     assert!(said.contains("list.txt:2:1"), "{said}");
     scene.connects(&mut client, A).unwrap();
 }
+
+#[test]
+fn a_file_without_a_rule_in_the_default_group_is_told_with_its_groups() {
+    let scene = Scene::new("no-default").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.toml");
+    let rule = "[[rule]]\ngroups = [\"web\"]\nprefix = \"2001:db8:a::/48\"\naction = \"reject\"\n";
+    fs::write(&file, format!("version = 1\n{rule}")).unwrap();
+    let policy = ["--policy", file.to_str().unwrap()];
+    let expected = [
+        "enforcer: warning: no rule is in the group `default`: connects are only observed".to_owned(),
+        format!(
+            "enforcer: hint: `--use GROUP` chooses; the groups of {} are: web",
+            policy[1]
+        ),
+    ];
+    let is_told = |stderr: &[String]| stderr.windows(2).any(|lines| lines == expected);
+    let is_warned = |stderr: &[String]| stderr.iter().any(|line| line.contains("no rule is in"));
+    for (chosen, told) in [
+        (&[][..], true),
+        (&["--use", "web"], false),
+        (&["--use", "default"], true),
+    ] {
+        let exec = [&["exec"], &policy[..], chosen, &["--", "true"]].concat();
+        let finished = Enforcer::output(&scene.inside(), exec, PATIENCE).unwrap();
+        assert_eq!(finished.status.code(), Some(0), "{finished:?}");
+        assert_eq!(is_told(&finished.stderr), told, "{finished:?}");
+        assert_eq!(is_warned(&finished.stderr), told, "{finished:?}");
+        let run = scene.govern([&policy[..], chosen].concat()).unwrap();
+        let finished = run.terminate().unwrap();
+        assert_eq!(is_told(&finished.stderr), told, "{finished:?}");
+    }
+}

@@ -24,10 +24,10 @@ use super::{
 };
 use crate::{
     policy::{
-        Policy,
+        Policy, PolicyFile,
         compile::compile,
         compiled::CompiledPolicy,
-        diagnostic::{self, Diagnostic, Place, Severity},
+        diagnostic::{self, Diagnostic, Severity},
         rule::{GroupName, Rule},
     },
     sinks::text::Shown,
@@ -46,16 +46,21 @@ struct RuleSet {
 
 pub(crate) async fn check(arguments: &CheckArgs) -> Result<ExitCode, Failure> {
     let is_stdin = arguments.file == Path::new("-");
-    let loaded = if is_stdin {
-        Policy::from_reader(Path::new(STDIN), io::stdin().lock())
+    let read = if is_stdin {
+        PolicyFile::from_reader(Path::new(STDIN), io::stdin().lock())
     } else {
-        Policy::load(Some(&arguments.file), Vec::new())
+        PolicyFile::read(&arguments.file)
     };
-    let (policy, mut warnings) = loaded.map_err(prepare::policy_failure)?;
+    let file = read.map_err(prepare::policy_failure)?;
+    let (policy, mut warnings) = file.check().map_err(prepare::policy_failure)?;
     let sets = rule_sets(&policy)?;
     let compiled: Vec<_> = sets.iter().map(|set| Arc::clone(&set.compiled)).collect();
     let of_this_host = warn::of_this_host(&policy.rules, &compiled).await;
-    warnings.extend(of_this_host.iter().map(|warning| placed(warning, &policy.rules)));
+    warnings.extend(
+        of_this_host
+            .iter()
+            .map(|warning| placed(warning, &policy.rules, &file)),
+    );
     let told = diagnostic::render(&warnings, prepare::colour());
     if arguments.strict && !warnings.is_empty() {
         let verdict = anyhow!("--strict takes no warnings, and there {}", are(warnings.len()));
@@ -92,9 +97,9 @@ fn are(warnings: usize) -> String {
 }
 
 /// A warning of the host's, at the rule that it is about.
-fn placed(warning: &Warning, rules: &[Rule]) -> Diagnostic {
+fn placed(warning: &Warning, rules: &[Rule], file: &PolicyFile) -> Diagnostic {
     let rule = rules.iter().find(|rule| rule.label == warning.rule.label);
-    let place = rule.map(|rule| Place::from(&rule.origin));
+    let place = rule.map(|rule| file.place(&rule.origin));
     let mut diagnostic = Diagnostic::new(Severity::Warning, warning.to_string(), place);
     let in_file = if warning.hint.contains("--allow") {
         "; in the file that is a rule with `action = \"allow\"`"

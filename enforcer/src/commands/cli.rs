@@ -141,7 +141,7 @@ impl Destination {
             Ok(to) => {
                 return Ok(Self {
                     address: to.ip(),
-                    port: Some(to.port()),
+                    port: Some(port(&to.port().to_string())?),
                 });
             }
             Err(_) => {}

@@ -43,6 +43,7 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     };
     let policy = prepare::policy(&arguments.rules, talk)?;
     let groups = prepare::groups(&arguments.rules, &policy)?;
+    prepare::note_unused(&arguments.rules, &policy, &groups, talk);
     let compiled = prepare::compiled(&policy, &groups, arguments.rules.policy.as_deref())?;
     let identity = arguments
         .user
@@ -62,7 +63,7 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     let ignored_children = signals::heed_children().map_err(|error| failed(error.into()))?;
     let cgroup = ExecCgroup::create(&hierarchy).map_err(|error| {
         let hint = error.hint();
-        Failure::new(Exit::Failed, error).hint(hint)
+        Failure::new(spawn::exit_without_cgroup(&error), error).hint(hint)
     })?;
     let run = Run {
         arguments,

@@ -1,6 +1,6 @@
 //! What `run` and `exec` do before anything is governed: policy, groups, compiled policies, the kernel's abilities.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use anyhow::anyhow;
 use enforcer_common::{binding::EventsWanted, decide::Mode};
@@ -57,40 +57,62 @@ pub(crate) fn colour() -> bool {
     anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
-/// The groups that `--use` names, checked, or the default.
+/// The groups that `--use` names, checked, or the default. That one may be named even if no rule is in it: without
+/// `--use` it is the one.
 pub(crate) fn groups(arguments: &RuleArgs, policy: &Policy) -> Result<Vec<GroupName>, Failure> {
     if arguments.groups.is_empty() {
         return Ok(vec![DEFAULT_GROUP.to_owned()]);
     }
-    let mut known: Vec<&str> = policy
-        .rules
-        .iter()
-        .filter_map(|rule| match &rule.groups {
-            RuleGroups::Named(names) => Some(names),
-            RuleGroups::All => None,
-        })
-        .flatten()
-        .map(String::as_str)
-        .collect();
-    known.sort_unstable();
-    known.dedup();
+    let known = named_groups(policy);
     if let Some(unknown) = arguments
         .groups
         .iter()
-        .find(|group| !known.contains(&group.as_str()))
+        .find(|group| *group != DEFAULT_GROUP && !known.contains(group.as_str()))
     {
-        let hint = match (&arguments.policy, known.is_empty()) {
-            (None, _) => {
-                "rules of the command line belong to every group; --use chooses among a policy file's"
-                    .to_owned()
-            }
-            (Some(file), true) => format!("{} has no rules in any group", file.display()),
-            (Some(file), false) => format!("the groups of {} are: {}", file.display(), known.join(", ")),
+        let hint = match &arguments.policy {
+            None => "rules of the command line belong to every group; --use chooses among a policy file's"
+                .to_owned(),
+            Some(file) => groups_of(file, &known),
         };
         let error = anyhow!("--use {unknown}: no rule belongs to that group");
         return Err(Failure::new(Exit::Argument, error).hint(Some(hint)));
     }
     Ok(arguments.groups.clone())
+}
+
+/// The groups that rules name.
+fn named_groups(policy: &Policy) -> BTreeSet<&str> {
+    let named = policy.rules.iter().filter_map(|rule| match &rule.groups {
+        RuleGroups::Named(names) => Some(names),
+        RuleGroups::All => None,
+    });
+    named.flatten().map(String::as_str).collect()
+}
+
+fn groups_of(file: &Path, known: &BTreeSet<&str>) -> String {
+    if known.is_empty() {
+        return format!("{} has no rules in any group", file.display());
+    }
+    let known: Vec<&str> = known.iter().copied().collect();
+    format!("the groups of {} are: {}", file.display(), known.join(", "))
+}
+
+/// Says that a policy file gives no rule to those who use the default group, where it has rules for others. That
+/// targets of the file get none is said when it is read.
+pub(crate) fn note_unused(arguments: &RuleArgs, policy: &Policy, groups: &[GroupName], talk: Talk) {
+    let Some(file) = &arguments.policy else {
+        return;
+    };
+    let is_unruled = groups == [DEFAULT_GROUP] && !policy.rules.iter().any(|rule| rule.is_in(groups));
+    if talk != Talk::ErrorsOnly && is_unruled && !policy.rules.is_empty() {
+        console::warning(
+            format_args!("no rule is in the group `{DEFAULT_GROUP}`: connects are only observed"),
+            Some(&format!(
+                "`--use GROUP` chooses; {}",
+                groups_of(file, &named_groups(policy))
+            )),
+        );
+    }
 }
 
 /// The compiled policy of those groups.

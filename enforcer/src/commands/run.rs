@@ -196,6 +196,7 @@ fn wanted(arguments: &RunArgs, policy: &Policy) -> Result<Vec<Wanted>, Failure> 
         })
         .collect();
     if !from_arguments.is_empty() {
+        prepare::note_unused(&arguments.rules, policy, &groups, Talk::Plain);
         return Ok(from_arguments);
     }
     if !arguments.rules.groups.is_empty() {

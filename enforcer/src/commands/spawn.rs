@@ -1,7 +1,7 @@
 //! Starting the command of `exec`: in its cgroup from its first instruction on, and as another user where asked.
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::{CString, OsStr, OsString},
     io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::PathBuf,
@@ -148,7 +148,8 @@ impl SpawnError {
             | Self::RestoreLimits(source)
             | Self::IgnoreChildren(source)
             | Self::BecomeUser { source, .. } => by(source),
-            Self::OpenCgroup(_) | Self::Pipe(_) => Exit::Failed,
+            Self::OpenCgroup(source) => exit_without_cgroup(source),
+            Self::Pipe(_) => Exit::Failed,
         }
     }
 
@@ -164,6 +165,25 @@ impl SpawnError {
             }
             _ => None,
         }
+    }
+}
+
+/// A program's name as a person can see it: in quotation marks where its ends could not be seen.
+fn quoted(program: &OsStr) -> String {
+    let name = program.display().to_string();
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        format!("'{name}'")
+    } else {
+        name
+    }
+}
+
+/// What `exec` ends with where the command gets no cgroup.
+pub(crate) fn exit_without_cgroup(error: &ExecCgroupError) -> Exit {
+    if error.is_refusal() {
+        Exit::Kernel
+    } else {
+        Exit::Failed
     }
 }
 
@@ -244,7 +264,7 @@ pub(crate) fn spawn(
         };
         match step {
             None => SpawnError::Execute {
-                program: program.display().to_string(),
+                program: quoted(program),
                 source,
             },
             Some(Step::JoinCgroup) => SpawnError::JoinCgroup {

@@ -55,6 +55,7 @@ pub(super) fn check(
             let rule = rule_of_table(table, source, policy.errno, &mut report);
             policy.rules.extend(rule);
         }
+        tell_apart(&mut policy.rules);
         for table in &document.targets {
             policy.targets.extend(target(table, source, &mut report));
         }
@@ -76,6 +77,25 @@ pub(super) fn check(
         Err(PolicyError::new(diagnostics))
     } else {
         Ok((policy, diagnostics))
+    }
+}
+
+/// Gives rules of the file that begin on one line, and have no name, labels of their own.
+fn tell_apart(rules: &mut [Rule]) {
+    let line_of = |rule: &Rule| match rule.origin {
+        Origin::File { line, .. } => Some(line),
+        Origin::Argument(_) => None,
+    };
+    // They are in the order of the file.
+    let lines = rules.chunk_by_mut(|one, next| line_of(one) == line_of(next));
+    for of_line in lines.filter(|of_line| of_line.len() > 1) {
+        let nameless = of_line.iter_mut().filter(|rule| rule.is_nameless());
+        let nameless: Vec<&mut Rule> = nameless.collect();
+        if nameless.len() > 1 {
+            for rule in nameless {
+                rule.label = rule.origin.with_column();
+            }
+        }
     }
 }
 

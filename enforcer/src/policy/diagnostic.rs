@@ -145,8 +145,13 @@ impl Diagnostic {
             self.place.as_ref(),
             self.label.as_deref(),
         );
-        if let Some(hint) = &self.hint {
-            group = group.element(Level::HELP.with_name("hint").message(hint.as_str()));
+        let hint = Level::HELP.with_name("hint");
+        // Beneath a title alone there is nothing that it could hang on.
+        let mut apart = None;
+        match &self.hint {
+            Some(text) if self.place.is_some() => group = group.element(hint.message(text.as_str())),
+            Some(text) => apart = Some(Group::with_title(hint.primary_title(text.as_str()))),
+            None => {}
         }
         let mut report = vec![group];
         report.extend(self.related.iter().map(|related| {
@@ -161,7 +166,11 @@ impl Diagnostic {
         } else {
             Renderer::plain()
         };
-        renderer.render(&report)
+        let told = renderer.render(&report);
+        match apart {
+            Some(hint) => format!("{told}\n{}", renderer.render(&[hint])),
+            None => told,
+        }
     }
 
     /// Position to sort by: files in the order of their names, and in them lines and columns; then arguments.

@@ -189,11 +189,11 @@ pub fn explain(
     groups: &[GroupName],
     question: &Question,
 ) -> Result<Vec<Case>, TableFault> {
-    let covering = Covering::new(rules, groups, question.address);
+    let covering = Covering::new(rules, groups, question);
     let mut cases: Vec<Case> = Vec::new();
     for kind in question.kinds() {
         let mut of_kind: Vec<Case> = Vec::new();
-        for ports in covering.port_ranges(kind, question.port) {
+        for ports in covering.port_ranges(kind) {
             let connect = Connect {
                 daddr_be: words_from_octets(question.address.octets()),
                 dport: *ports.start(),
@@ -259,10 +259,13 @@ struct Covering<'rules> {
     rules: &'rules [Rule],
     covering: Vec<(u32, Ipv6Net)>,
     exempt: Option<Ipv6Net>,
+    /// The one port that is asked about.
+    port: Option<u16>,
 }
 
 impl<'rules> Covering<'rules> {
-    fn new(rules: &'rules [Rule], groups: &[GroupName], address: Ipv6Addr) -> Self {
+    fn new(rules: &'rules [Rule], groups: &[GroupName], question: &Question) -> Self {
+        let address = question.address;
         let mut covering: Vec<_> = (0..)
             .zip(rules)
             .filter(|(_, rule)| rule.is_in(groups))
@@ -277,6 +280,7 @@ impl<'rules> Covering<'rules> {
             rules,
             covering,
             exempt: exempt(address).map(|(net, _)| net),
+            port: question.port,
         }
     }
 
@@ -285,8 +289,8 @@ impl<'rules> Covering<'rules> {
     }
 
     /// The ports that are asked about, in ranges within which no rule tells one from another.
-    fn port_ranges(&self, kind: Kind, asked: Option<u16>) -> Vec<RangeInclusive<u16>> {
-        if let Some(port) = asked {
+    fn port_ranges(&self, kind: Kind) -> Vec<RangeInclusive<u16>> {
+        if let Some(port) = self.port {
             return vec![port..=port];
         }
         if kind == Kind::Ping {
@@ -334,15 +338,7 @@ impl<'rules> Covering<'rules> {
             return Reason::Exempt;
         }
         let rule = self.rule(index);
-        if let Some((decider, decider_prefix)) = decider {
-            if prefix.prefix_len() < decider_prefix.prefix_len() {
-                return Reason::ShorterPrefix;
-            }
-            let same = prefix == decider_prefix;
-            if same && rule.conditions() < self.rule(decider).conditions() {
-                return Reason::FewerConditions;
-            }
-        }
+        // A rule that does not match has lost to nobody.
         let wanted = |proto: Proto| match proto {
             Proto::Tcp => connect.protocol == IPPROTO_TCP,
             Proto::Udp => connect.protocol == IPPROTO_UDP,
@@ -352,7 +348,22 @@ impl<'rules> Covering<'rules> {
         }
         let has_ports = connect.protocol != IPPROTO_ICMPV6;
         let in_ports = has_ports && rule.ports.iter().any(|range| range.contains(&connect.dport));
-        if !rule.ports.is_empty() && !in_ports {
+        let is_out_of_ports = !rule.ports.is_empty() && !in_ports;
+        // Where every port is asked about, ports that get the same by the same rule stay one case: of a rule that
+        // would lose anyway it does not matter which it is for.
+        if is_out_of_ports && (self.port.is_some() || !has_ports) {
+            return Reason::Ports;
+        }
+        if let Some((decider, decider_prefix)) = decider {
+            if prefix.prefix_len() < decider_prefix.prefix_len() {
+                return Reason::ShorterPrefix;
+            }
+            let same = prefix == decider_prefix;
+            if same && rule.conditions() < self.rule(decider).conditions() {
+                return Reason::FewerConditions;
+            }
+        }
+        if is_out_of_ports {
             return Reason::Ports;
         }
         Reason::WrittenLater

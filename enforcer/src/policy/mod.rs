@@ -49,7 +49,7 @@ use enforcer_common::{decide::Mode, errno::Errno};
 
 use self::{
     argument::RuleArgument,
-    diagnostic::{Diagnostic, PolicyError},
+    diagnostic::{Diagnostic, Place, PolicyError},
     rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleGroups},
     source::Source,
 };
@@ -121,6 +121,48 @@ impl fmt::Display for Selector {
     }
 }
 
+/// A policy file that was read. Whoever has something to say about a rule besides what [`check`](Self::check) says
+/// can show where it was written.
+pub struct PolicyFile {
+    source: Source,
+}
+
+impl PolicyFile {
+    /// Reads a file if it is a regular one.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] if it cannot be read or is no text.
+    pub fn read(path: &Path) -> Result<Self, PolicyError> {
+        Source::read(path).map(|source| Self { source })
+    }
+
+    /// Reads a stream such as standard input: as much of it as a policy file may be long. `name` is what diagnostics
+    /// call it.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub fn from_reader(name: &Path, reader: impl Read) -> Result<Self, PolicyError> {
+        Source::read_from(name, reader).map(|source| Self { source })
+    }
+
+    /// As [`Policy::load`], of this file alone.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] with every problem, if one of them is an error.
+    pub fn check(&self) -> Result<(Policy, Vec<Diagnostic>), PolicyError> {
+        check::check(Some(&self.source), Vec::new())
+    }
+
+    /// The place that an origin in this file stands for, with its line.
+    #[must_use]
+    pub fn place(&self, origin: &Origin) -> Place {
+        check::place_of(origin, Some(&self.source))
+    }
+}
+
 impl Policy {
     /// Reads and checks a policy file (if any) and the command line's rules, together. Beside a good policy
     /// come the warnings, in the order of the file.
@@ -141,17 +183,6 @@ impl Policy {
                 check::check(Some(&source), arguments)
             }
         }
-    }
-
-    /// As [`load`](Self::load), of a stream such as standard input: as much of it is read as a policy file may be
-    /// long. `name` is what diagnostics call it.
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError`] with every problem, if one of them is an error.
-    pub fn from_reader(name: &Path, reader: impl Read) -> Result<(Self, Vec<Diagnostic>), PolicyError> {
-        let source = Source::read_from(name, reader)?;
-        check::check(Some(&source), Vec::new())
     }
 
     /// As [`load`](Self::load), of a text that is at hand. `path` is what diagnostics call it and where

@@ -32,6 +32,17 @@ pub enum Origin {
     Argument(String),
 }
 
+impl Origin {
+    /// As it is displayed, with the column too: `file:line:column`. Rules on one line are told apart by that.
+    #[must_use]
+    pub fn with_column(&self) -> String {
+        match self {
+            Self::File { column, .. } => format!("{self}:{column}"),
+            Self::Argument(text) => text.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -77,7 +88,8 @@ impl fmt::Display for RuleAction {
 /// A checked rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// What events, summaries and messages call it: its name, or its origin.
+    /// What events, summaries and messages call it: its name, or its origin, with the column where several rules
+    /// without a name begin on one line.
     pub label: String,
     /// Where it was written.
     pub origin: Origin,
@@ -98,6 +110,12 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether it is called by its origin rather than by a name of its own.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        self.label == self.origin.to_string() || self.label == self.origin.with_column()
+    }
+
     /// The longest of its prefixes that covers an address: what an event names beside the rule.
     #[must_use]
     pub fn covering_prefix(&self, address: Ipv6Addr) -> Option<Ipv6Net> {

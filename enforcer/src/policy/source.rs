@@ -23,6 +23,9 @@ const MAX_EXCERPT_REST: usize = 160;
 /// Distance between two known character counts, in bytes.
 const BLOCK: usize = 4096;
 
+/// What people write who mean standard input.
+const STREAMS: [&str; 4] = ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
+
 /// The text of a file and where its lines begin.
 pub(super) struct Source {
     path: PathBuf,
@@ -39,7 +42,13 @@ impl Source {
     pub(super) fn read(path: &Path) -> Result<Self, PolicyError> {
         let refuse =
             |problem: Problem| PolicyError::single(problem.at(Severity::Error, Place::File(path.to_owned())));
-        let file = open_regular(path, "policy file").map_err(refuse)?;
+        let file = open_regular(path, "policy file").map_err(|problem| {
+            refuse(if STREAMS.iter().any(|stream| path == Path::new(stream)) {
+                problem.hint("only `enforcer check -` reads a stream")
+            } else {
+                problem
+            })
+        })?;
         Self::read_from(path, file)
     }
 

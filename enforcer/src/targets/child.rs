@@ -58,7 +58,7 @@ pub struct ExecCgroup {
     /// The caller's cgroup, where survivors go.
     home: Cgroup,
     detour: Option<Detour>,
-    /// Says that its owner lives.
+    /// Says that its owner lives, unless somebody else keeps a lock on the directory.
     _lock: OwnedFd,
     is_released: bool,
 }
@@ -295,28 +295,37 @@ impl Drop for ExecCgroup {
 
 /// Makes a cgroup with a name that is free, ready to be joined, and locks it.
 fn make_below(parent: &Path) -> io::Result<(PathBuf, OwnedFd)> {
-    let mut taken = None;
+    let mut obstacle = None;
     for _ in 0..NAMES_TRIED {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = parent.join(format!("{}{}-{number}", stale::NAME, std::process::id()));
         match fs::create_dir(&directory) {
-            Ok(()) => {
-                let ready = make_joinable(&directory).and_then(|()| stale::lock(&directory));
-                return match ready {
-                    Ok(Some(lock)) => Ok((directory, lock)),
-                    // Swept by another enforcer before it was locked.
-                    Ok(None) => continue,
-                    Err(error) => {
-                        let _ = fs::remove_dir(&directory);
-                        Err(error)
-                    }
-                };
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = Some(error),
+            Ok(()) => match make_ready(&directory) {
+                Ok(Some(lock)) => return Ok((directory, lock)),
+                Ok(None) => obstacle = Some(Errno::NOENT.into()),
+                Err(error) => {
+                    let _ = fs::remove_dir(&directory);
+                    return Err(error);
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => obstacle = Some(error),
             Err(error) => return Err(error),
         }
     }
-    Err(taken.unwrap_or_else(|| Errno::EXIST.into()))
+    Err(obstacle.unwrap_or_else(|| Errno::EXIST.into()))
+}
+
+/// Locks a cgroup that was just made and makes it ready to be joined; `None` if another enforcer swept it meanwhile.
+fn make_ready(directory: &Path) -> io::Result<Option<OwnedFd>> {
+    let Some(lock) = stale::lock(directory)? else {
+        return Ok(None);
+    };
+    match make_joinable(directory) {
+        Ok(()) => Ok(Some(lock)),
+        // A file of a cgroup that is removed while it is open is no device any more.
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NODEV)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Below a threaded cgroup a new one is no valid domain and takes nobody until it is threaded as well

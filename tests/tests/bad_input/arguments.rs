@@ -199,6 +199,11 @@ const QUESTIONS: &[Row] = &[
         "ports are 1 to 65535",
     ),
     (
+        &["[2001:db8::1]:0", "--reject", "::/0"],
+        "invalid value '[2001:db8::1]:0' for '<DESTINATION>': not a port",
+        "ports are 1 to 65535",
+    ),
+    (
         &["[2001:db8::1]:80", "--port", "80", "--reject", "::/0"],
         "the port is given twice",
         "leave --port out",

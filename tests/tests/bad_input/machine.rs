@@ -46,6 +46,22 @@ const MACHINES: [(&str, Deprivation, &str, &str); 5] = [
     ),
 ];
 
+/// The same where programs can be loaded, and a command gets no cgroup.
+const MACHINES_WITHOUT_CGROUPS: [(&str, Deprivation, &str, &str); 2] = [
+    (
+        "another user with the capabilities",
+        Deprivation::Root,
+        "Permission denied (os error 13)",
+        "hint: run as root (`sudo enforcer exec …`)",
+    ),
+    (
+        "cgroups that are read-only",
+        Deprivation::WritableCgroups,
+        "Read-only file system (os error 30)",
+        "hint: the cgroup file system is mounted read-only, as in most containers",
+    ),
+];
+
 #[test]
 fn machines_that_cannot_enforce_end_with_code_4() {
     let scene = Scene::new("machine").unwrap();
@@ -61,6 +77,12 @@ fn machines_that_cannot_enforce_end_with_code_4() {
             let refusal = Refusal { code: 4, cause, hint };
             table.row(&format!("{}: {what}", arguments[0]), command, &refusal);
         }
+    }
+    for (what, deprivation, cause, hint) in MACHINES_WITHOUT_CGROUPS {
+        let mut command = table.command(&["exec", "--reject", REJECT_A, "--", "echo", "ran"]);
+        deprive(&mut command, deprivation);
+        let refusal = Refusal { code: 4, cause, hint };
+        table.row(&format!("exec: {what}"), command, &refusal);
     }
     table.finish();
 }

@@ -16,7 +16,7 @@ use super::{Answer, Subject};
 use crate::{
     policy::{
         explain::{Case, Kind, Loser, Outcome, Reason, exempt},
-        rule::{Origin, Rule, RuleAction},
+        rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleAction},
     },
     sinks::text::Shown,
 };
@@ -55,7 +55,8 @@ pub(super) fn write(answer: &Answer<'_>) -> String {
             .filter(|other| other.cases == subject.cases);
         let alike: Vec<_> = alike.collect();
         told.push(subject);
-        if answer.subjects.len() > 1 || !subject.targets.is_empty() {
+        let is_evident = subject.targets.is_empty() && subject.groups == [DEFAULT_GROUP];
+        if answer.subjects.len() > 1 || !is_evident {
             let _ = writeln!(out, "{}", Shown(&who(&alike)));
         }
         for case in &subject.cases {
@@ -65,7 +66,7 @@ pub(super) fn write(answer: &Answer<'_>) -> String {
     out
 }
 
-/// `targets web, api`, `rules of group a`.
+/// `targets web, api`; `rules of a, with `--use a``, as `run` and `exec` choose them.
 fn who(subjects: &[&Subject]) -> String {
     let targets: Vec<&str> = subjects
         .iter()
@@ -74,12 +75,22 @@ fn who(subjects: &[&Subject]) -> String {
         .collect();
     match targets.as_slice() {
         [] => {
-            let groups = subjects.iter().map(|subject| subject.groups.join(" and "));
+            let groups = subjects.iter().map(|subject| chosen(&subject.groups));
             format!("rules of {}", groups.collect::<Vec<_>>().join("; of "))
         }
         [target] => format!("target {target}"),
         targets => format!("targets {}", targets.join(", ")),
     }
+}
+
+/// Groups, and how they are chosen where that has to be said.
+fn chosen(groups: &[GroupName]) -> String {
+    let names = groups.join(" and ");
+    if groups == [DEFAULT_GROUP] {
+        return names;
+    }
+    let options: Vec<_> = groups.iter().map(|group| format!("--use {group}")).collect();
+    format!("{names}, with `{}`", options.join(" "))
 }
 
 fn write_case(answer: &Answer<'_>, case: &Case, out: &mut String) {
@@ -178,35 +189,46 @@ fn destination(to: SocketAddr) -> String {
     }
 }
 
-/// What the caller sees.
+/// What the caller sees, and in audit mode what it would see.
 fn seen(answer: &Answer<'_>, outcome: &Outcome) -> String {
-    if answer.mode == Mode::Audit {
-        return "the caller sees no difference: the connect goes on".to_owned();
-    }
-    match outcome.verdict {
-        Action::Allow => "the caller sees no difference: the connect goes on".to_owned(),
-        Action::Reject => match outcome.errno {
-            Some(errno) => fails_with(errno),
-            None => "connect() fails at once".to_owned(),
-        },
-        Action::Redirect => match outcome.to {
-            None => "connect() goes elsewhere".to_owned(),
-            Some(to) => {
-                let port = if to.port() == 0 {
-                    ", at the port asked for"
-                } else {
-                    ""
-                };
-                format!(
-                    "connects to {} instead{port}; getpeername shows that address, and so do ss and lsof",
-                    destination(to)
-                )
-            }
-        },
+    let is_audit = answer.mode == Mode::Audit;
+    let action = match outcome.would {
+        Some((_, would)) if is_audit => would,
+        _ => outcome.verdict,
+    };
+    let fails = if is_audit { "would fail" } else { "fails" };
+    let effect = match (action, outcome.errno, outcome.to) {
+        (Action::Allow, ..) => return "the caller sees no difference: the connect goes on".to_owned(),
+        (Action::Reject, Some(errno), _) => format!("connect() {fails} at once with {}", told(errno)),
+        (Action::Reject, None, _) => format!("connect() {fails} at once"),
+        (Action::Redirect, _, None) if is_audit => "connect() would go elsewhere".to_owned(),
+        (Action::Redirect, _, None) => "connect() goes elsewhere".to_owned(),
+        (Action::Redirect, _, Some(to)) => {
+            let (connects, shows) = if is_audit {
+                ("it would connect", "would show that address, and so would")
+            } else {
+                ("connects", "shows that address, and so do")
+            };
+            let port = if to.port() == 0 {
+                ", at the port asked for"
+            } else {
+                ""
+            };
+            format!(
+                "{connects} to {} instead{port}; getpeername {shows} ss and lsof",
+                destination(to)
+            )
+        }
+    };
+    if is_audit {
+        format!("the caller sees no difference; enforced, {effect}")
+    } else {
+        effect
     }
 }
 
-fn fails_with(errno: Errno) -> String {
+/// `EACCES (13: …)`.
+fn told(errno: Errno) -> String {
     let Errno {
         name,
         number,
@@ -217,7 +239,7 @@ fn fails_with(errno: Errno) -> String {
     } else {
         "; EPERM on kernels before 5.18"
     };
-    format!("connect() fails at once with {name} ({number}: {meaning}{old})")
+    format!("{name} ({number}: {meaning}{old})")
 }
 
 /// A rule by its name, with the prefix that covers the address and where it was written.
@@ -228,9 +250,8 @@ fn named(answer: &Answer<'_>, rule: &Rule) -> String {
     };
     let prefix = prefix.map_or(String::new(), |prefix| prefix.to_string());
     let origin = rule.origin.to_string();
-    if rule.label == origin {
-        // Neither has a name of its own.
-        return format!("{origin} ({prefix})");
+    if rule.is_nameless() {
+        return format!("{} ({prefix})", rule.label);
     }
     match rule.origin {
         Origin::File { .. } => format!("{} ({prefix}, {origin})", rule.label),

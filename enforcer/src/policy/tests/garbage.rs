@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
     super::{
-        Policy,
+        PolicyFile,
         compile::compile,
         diagnostic::{Diagnostic, Place},
     },
@@ -108,7 +108,8 @@ fn is_within(diagnostic: &Diagnostic, lines: &[usize]) -> bool {
 /// Reads the bytes as a policy file, and shows everything there is to say.
 fn read(bytes: &[u8]) -> Result<(), TestCaseError> {
     let lines = lines(bytes);
-    let diagnostics = match Policy::from_reader(Path::new("policy.toml"), bytes) {
+    let checked = PolicyFile::from_reader(Path::new("policy.toml"), bytes).and_then(|file| file.check());
+    let diagnostics = match checked {
         Ok((policy, warnings)) => {
             prop_assert!(warnings.iter().all(|warning| !warning.is_error()));
             for groups in policy.group_sets() {

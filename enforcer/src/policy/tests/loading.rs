@@ -147,6 +147,19 @@ fn rules_of_the_command_line_belong_to_every_group_and_take_the_files_errno() {
 }
 
 #[test]
+fn rules_on_one_line_are_called_by_their_columns_and_others_by_their_line() {
+    let text = "version = 1\n\
+                rule = [{prefix = '2001:db8:1::/48', action = 'reject'}, {prefix = '2001:db8:2::/48', action = 'allow'},\n\
+                {prefix = '2001:db8:3::/48', action = 'allow'}, {name = 'x', prefix = '2001:db8:4::/48', action = 'allow'}]\n";
+    let (policy, _) = check(text).unwrap();
+    let labels: Vec<_> = policy.rules.iter().map(|rule| rule.label.as_str()).collect();
+    assert_eq!(
+        labels,
+        ["policy.toml:2:9", "policy.toml:2:58", "policy.toml:3", "x"]
+    );
+}
+
+#[test]
 fn a_file_and_the_command_line_are_checked_together() {
     let file = "version = 1\n[[rule]]\nname = \"x\"\nprefix = \"2001:db8::/32\"\naction = \"reject\"\n";
     let with = |argument: &str| {
@@ -176,6 +189,12 @@ fn without_a_file_and_without_rules_there_is_only_observing() {
         lines(&warnings),
         ["warning: there are no rules: enforcer will only observe"]
     );
+    // Nothing is pointed at where there is nothing.
+    assert_eq!(
+        warnings[0].render(false),
+        "warning: there are no rules: enforcer will only observe\n\
+         hint: connects are allowed and reported; add a rule to change that"
+    );
 }
 
 #[test]
@@ -189,6 +208,9 @@ fn files_that_cannot_be_read_are_refused_by_name() {
     let error = Policy::load(Some(&dangling), Vec::new()).unwrap_err();
     assert!(error.render(false).contains("symbolic link"), "{error}");
     assert!(refusal(Path::new("/dev/zero")).contains("it is a device"));
+    let stream = Policy::load(Some(Path::new("-")), Vec::new()).unwrap_err();
+    let hint = "hint: only `enforcer check -` reads a stream";
+    assert!(stream.render(false).contains(hint), "{stream}");
     assert!(refusal(&missing.join("x")).contains("missing.toml/x"));
 }
 

@@ -76,13 +76,34 @@ pub enum ExecCgroupError {
 }
 
 impl ExecCgroupError {
+    /// Whether this process may not make the cgroup, rather than that something failed.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.cause().is_some_and(|source| {
+            matches!(
+                Errno::from_io_error(source),
+                Some(Errno::ACCESS | Errno::PERM | Errno::ROFS)
+            )
+        })
+    }
+
+    /// The kernel's answer to making, opening or joining the cgroup.
+    fn cause(&self) -> Option<&io::Error> {
+        match self {
+            Self::Create { source, .. }
+            | Self::Join { source, .. }
+            | Self::Open(CgroupError::Open { source, .. }) => Some(source),
+            Self::Own(_) | Self::Open(_) | Self::Release { .. } => None,
+        }
+    }
+
     /// What the person can do about it, if anything.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Own(source) => source.hint(),
-            Self::Open(source) => source.hint(),
-            Self::Create { source, .. } => match source.raw_os_error().map(Errno::from_raw_os_error)? {
+            Self::Open(source) if !self.is_refusal() => source.hint(),
+            Self::Create { .. } | Self::Open(_) | Self::Join { .. } => match Errno::from_io_error(self.cause()?)? {
                 Errno::ACCESS | Errno::PERM => Some("run as root (`sudo enforcer exec …`)".to_owned()),
                 Errno::ROFS => Some(
                     "the cgroup file system is mounted read-only, as in most containers: run enforcer on the host"
@@ -93,7 +114,6 @@ impl ExecCgroupError {
                 ),
                 _ => None,
             },
-            Self::Join { .. } => Some("run as root (`sudo enforcer exec …`)".to_owned()),
             Self::Release { path, .. } => Some(format!(
                 "move them with `echo PID > …/cgroup.procs`, then `rmdir` {} below the cgroup v2 mount",
                 path.display()

@@ -11,6 +11,8 @@ use std::{
     io::{self, ErrorKind},
     os::fd::OwnedFd,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -26,14 +28,36 @@ pub(super) const NAME: &str = "enforcer-exec-";
 /// The most cgroups below a stale one that are removed with it.
 const DESCENDANTS: usize = 1_000;
 
+/// How long [`lock`] waits for somebody else's lock. Whoever sweeps holds one for a moment only.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How long it waits before it tries again.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Locks a cgroup that was just made; `None` if another enforcer took it for a stale one and removed it meanwhile.
+///
+/// Every user may open and lock the directory, and nobody may keep a command from starting that way. So a lock that
+/// others keep is done without: no sweep gets it either as long as they do.
 pub(super) fn lock(directory: &Path) -> io::Result<Option<OwnedFd>> {
     let locked = match open(directory) {
         Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
         opened => opened?,
     };
-    // Whoever sweeps holds it for a moment only.
-    rustix::fs::flock(&locked, FlockOperation::LockExclusive)?;
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive) {
+        match error {
+            Errno::WOULDBLOCK if Instant::now() < deadline => thread::sleep(PAUSE),
+            Errno::WOULDBLOCK => {
+                log::debug!(
+                    "{} stays unlocked: somebody else keeps a lock on it",
+                    directory.display()
+                );
+                break;
+            }
+            Errno::INTR => {}
+            error => return Err(error.into()),
+        }
+    }
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     match rustix::fs::openat(&locked, "cgroup.procs", flags, Mode::empty()) {
         Err(Errno::NOENT | Errno::NODEV) => Ok(None),
@@ -138,7 +162,8 @@ mod tests {
         let held = lock(&scratch.absolute().join(&locked)).unwrap().unwrap();
 
         let exec = ExecCgroup::create_for(scratch.hierarchy(), scratch.path()).unwrap();
-        let is_there = |name: &str| scratch.absolute().join(name).exists();
+        let top = scratch.absolute();
+        let is_there = |name: &str| top.join(name).exists();
         assert!(!is_there(&empty) && !is_there(&nested));
         assert!(is_there(&inhabited) && is_there(&format!("{inhabited}/a")));
         assert!(is_there(&locked) && is_there(&of_the_living) && is_there(&of_somebody));
@@ -149,8 +174,12 @@ mod tests {
         scratch.kill_without_reaping(pid);
         let events = scratch.absolute().join(&inhabited);
         eventually("the sleeper has left", || !is_populated(&events).unwrap());
-        sweep(&scratch.absolute());
-        assert!(!scratch.absolute().join(&inhabited).exists() && !scratch.absolute().join(&locked).exists());
+        // More than once: a command that another thread is starting right now has a copy of each descriptor until it
+        // is executed, and with it of the lock.
+        eventually("what nobody needs any more is swept", || {
+            sweep(&top);
+            !is_there(&inhabited) && !is_there(&locked)
+        });
         exec.close().unwrap();
     }
 
@@ -185,5 +214,27 @@ mod tests {
         fs::create_dir(&directory).unwrap();
         fs::remove_dir(&directory).unwrap();
         assert!(lock(&directory).unwrap().is_none());
+    }
+    #[test]
+    fn a_lock_that_somebody_else_keeps_holds_up_nobody() {
+        if !is_root("targets::child::stale::a_lock_that_somebody_else_keeps_holds_up_nobody") {
+            return;
+        }
+        let scratch = Scratch::new("exec-kept");
+        let directory = scratch.absolute().join("kept");
+        fs::create_dir(&directory).unwrap();
+        // As any user can, who may open the directory.
+        let kept = open(&directory).unwrap();
+        rustix::fs::flock(&kept, FlockOperation::NonBlockingLockShared).unwrap();
+        let owner = thread::spawn({
+            let directory = directory.clone();
+            move || lock(&directory)
+        });
+        eventually("the owner goes on", || owner.is_finished());
+        let unlocked = owner.join().unwrap().unwrap();
+        assert!(unlocked.is_some());
+        assert_eq!(remove(&directory).unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(kept);
+        eventually("nothing of it stays", || remove(&directory).is_ok());
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     env,
-    io::{self, Read as _, Write as _},
+    io::{self, BufRead as _, Read as _, Write as _},
     process::ExitCode,
 };
 
@@ -22,10 +22,13 @@ pub(crate) const VERB: &str = "hold";
 /// The verb with which it is the process on the client's side that others enter the lab by.
 pub(crate) const ANCHOR: &str = "anchor";
 
-/// What it says on standard output once the lab stands.
-pub(crate) const READY: &str = "ready";
+/// What it is told on standard input once the lab is remembered.
+pub(crate) const KEEP: &str = "keep";
 
-/// Makes the lab, remembers it, and keeps it until told to end.
+/// Makes the lab, says so on standard output in one line, the [`Standing`] lab's own, and keeps it until told to end.
+///
+/// It is for whoever asked for the lab to remember it: they keep others from doing so meanwhile. Should they have
+/// been interrupted, nobody says [`KEEP`], and the lab is removed.
 pub(crate) fn hold(name: &str, breakage: Breakage) -> Result<ExitCode> {
     let registry = Registry::new();
     tokio::runtime::Builder::new_current_thread()
@@ -40,17 +43,21 @@ pub(crate) fn hold(name: &str, breakage: Breakage) -> Result<ExitCode> {
             anchor.arg(ANCHOR);
             let anchor = Running::start(anchor)?;
             let standing = Standing::of_this_process(name, breakage, anchor.pid())?;
-            registry.remember(&standing)?;
-            // Whoever asked for the lab may have been interrupted, and then nobody knows of it.
-            let is_heard = writeln!(io::stdout(), "{READY}").is_ok();
-            if is_heard {
+            let line = serde_json::to_string(&standing).context("write down the lab")?;
+            if writeln!(io::stdout(), "{line}").is_ok() && is_kept() {
                 signals.next().await;
             }
             drop(anchor);
             drop(lab);
-            registry.forget(name)
+            registry.forget_own(&standing)
         })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for what becomes of the lab: standard input says it, or ends.
+fn is_kept() -> bool {
+    let mut said = String::new();
+    io::stdin().lock().read_line(&mut said).is_ok() && said.trim_end() == KEEP
 }
 
 /// Waits for the end of standard input, whose other end is the standing lab's alone.

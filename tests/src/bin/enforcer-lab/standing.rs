@@ -6,7 +6,7 @@
 use std::{
     env,
     fs::{self, DirBuilder, File},
-    io::{self, BufRead as _, BufReader, ErrorKind},
+    io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Seek as _, Write as _},
     net::IpAddr,
     os::{
         fd::OwnedFd,
@@ -16,7 +16,7 @@ use std::{
         },
     },
     path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     time::Duration,
 };
 
@@ -111,7 +111,7 @@ impl Drop for Locked {
 }
 
 impl Registry {
-    /// The folder. A holder needs no more: who started it keeps the others waiting.
+    /// The folder. A holder needs no more: while it runs, nobody writes a file in the place of its own.
     pub(crate) fn new() -> Self {
         Self {
             folder: PathBuf::from(FOLDER),
@@ -147,13 +147,8 @@ impl Registry {
         self.folder.join(name).with_extension("json")
     }
 
-    /// What the holder has to say should it fail.
-    fn log(&self, name: &str) -> PathBuf {
-        self.folder.join(name).with_extension("log")
-    }
-
     /// Writes the lab's file, whole or not at all.
-    pub(crate) fn remember(&self, standing: &Standing) -> Result<()> {
+    fn remember(&self, standing: &Standing) -> Result<()> {
         let path = self.path(&standing.name);
         let write = || {
             let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
@@ -164,15 +159,26 @@ impl Registry {
         write().with_context(|| format!("write {}", path.display()))
     }
 
-    /// Removes the lab's files; that they are gone is fine.
-    pub(crate) fn forget(&self, name: &str) -> Result<()> {
-        for path in [self.path(name), self.log(name)] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("remove {}", path.display()));
-                }
-                _ => {}
+    /// Removes the lab's file; that it is gone is fine.
+    fn forget(&self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", path.display()))
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the lab's file if it speaks of that process, and not of one that holds a lab of the same name.
+    pub(crate) fn forget_own(&self, standing: &Standing) -> Result<()> {
+        let found = self.find(&standing.name)?;
+        let is_own = found.is_some_and(|found| {
+            (found.pid, found.start_ticks, &found.boot)
+                == (standing.pid, standing.start_ticks, &standing.boot)
+        });
+        if is_own {
+            self.forget(&standing.name)?;
         }
         Ok(())
     }
@@ -234,46 +240,63 @@ pub(crate) fn up(name: &str, breakage: Breakage) -> Result<ExitCode> {
     }
     // What a holder left that was killed.
     registry.forget(name)?;
-    start_holder(registry, name, breakage).with_context(|| format!("bring lab {name} up"))?;
-    let standing = registry
-        .find(name)?
-        .with_context(|| format!("find lab {name}, which just came up"))?;
+    let standing = start_holder(registry, name, breakage).with_context(|| format!("bring lab {name} up"))?;
     describe(&standing, breakage, "is up");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the process in the background and waits until its lab stands.
-fn start_holder(registry: &Registry, name: &str, breakage: Breakage) -> Result<()> {
-    let path = registry.log(name);
-    let log = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+/// Starts the process in the background, waits until its lab stands, and remembers it.
+fn start_holder(registry: &Registry, name: &str, breakage: Breakage) -> Result<Standing> {
+    // Without a name: nothing of it stays, whoever is interrupted.
+    let mut complaints = tempfile::tempfile().context("make a file for what goes wrong")?;
+    let stderr = complaints.try_clone().context("open that file twice")?;
     let program = env::current_exe().context("find the path of this program")?;
     let mut command = Command::new(program);
     command
         .args([hold::VERB, name, breakage.name()])
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(log);
+        .stderr(stderr);
     // SAFETY: between fork and exec the closure makes one system call: no allocation, no lock.
     unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
     let mut holder = command.spawn().context("start its process")?;
-    let mut said = String::new();
-    if let Some(stdout) = holder.stdout.take() {
-        BufReader::new(stdout)
-            .read_line(&mut said)
-            .context("wait for its process")?;
-    }
-    if said.trim_end() == hold::READY {
-        return Ok(());
+    let kept = keep(&mut holder, registry);
+    // One that was not told to keep its lab removes it now, and ends.
+    drop(holder.stdin.take());
+    if let Ok(Some(standing)) = kept {
+        return Ok(standing);
     }
     let status = holder.wait().context("wait for its process")?;
-    let why = fs::read_to_string(&path).unwrap_or_default();
-    registry.forget(name)?;
+    kept?;
+    let mut why = String::new();
+    complaints
+        .rewind()
+        .and_then(|()| complaints.read_to_string(&mut why))
+        .context("read what went wrong")?;
     let why = why.trim_end().trim_start_matches("error: ");
     if why.is_empty() {
         bail!("its process ended with {status}");
     }
     bail!("{why}");
+}
+
+/// Waits for the line that says that the lab stands, remembers the lab and says so; `None` where no line comes.
+fn keep(holder: &mut Child, registry: &Registry) -> Result<Option<Standing>> {
+    let (Some(stdin), Some(stdout)) = (&mut holder.stdin, holder.stdout.take()) else {
+        return Ok(None);
+    };
+    let mut line = String::new();
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .context("wait for its process")?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let standing = serde_json::from_str(&line).context("understand its process")?;
+    registry.remember(&standing)?;
+    writeln!(stdin, "{}", hold::KEEP).context("tell its process")?;
+    Ok(Some(standing))
 }
 
 fn describe(standing: &Standing, breakage: Breakage, state: &str) {
