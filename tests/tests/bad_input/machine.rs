@@ -15,9 +15,10 @@ const REJECT_A: &str = "2001:db8:a::/48,errno=EHOSTDOWN";
 /// What the machine is, what the program lacks, what is said about it, and what helps.
 const MACHINES: [(&str, Deprivation, &str, &str); 5] = [
     (
+        // The errno differs: EPERM, and EINVAL from 7.2 on.
         "no privilege",
         Deprivation::AllCapabilities,
-        "Operation not permitted",
+        "the kernel refused to load program probe_connect6: ",
         "hint: enforcer needs root, or CAP_BPF and CAP_NET_ADMIN",
     ),
     (
