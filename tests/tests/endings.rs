@@ -87,6 +87,36 @@ fn signals_that_its_parent_ignored_end_it_but_a_hangup_does_not() {
 }
 
 #[test]
+fn signals_that_keep_coming_while_it_starts_end_it_in_order() {
+    let scene = Scene::new("storm").unwrap();
+    let mut client = scene.client().unwrap();
+    let path = scene.path();
+    for _ in 0..5 {
+        let mut command = Enforcer::command(&scene.outside(), ["run"]).unwrap();
+        command.args(["--cgroup", &path, "--reject", REJECT_A]);
+        let mut enforcer = Enforcer::start(command).unwrap();
+        let status = format!("/proc/{}/status", enforcer.pid());
+        let catches = || {
+            let status = fs::read_to_string(&status).unwrap_or_default();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t"));
+            caught
+                .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+                .is_some_and(|mask| mask & (1 << (libc::SIGTERM - 1)) != 0)
+        };
+        eventually("it to catch signals", PATIENCE, catches).unwrap();
+        // The verifier gives up for a pending signal, and says nothing of the program by that.
+        eventually("it to end", PATIENCE, || {
+            let _ = enforcer.process().signal(Signal::TERM);
+            enforcer.process().exited().unwrap()
+        })
+        .unwrap();
+        let finished = enforcer.finish(PATIENCE).unwrap();
+        assert_eq!(finished.status.code(), Some(0), "{:?}", finished.stderr);
+        scene.connects(&mut client, A).unwrap();
+    }
+}
+
+#[test]
 fn a_signal_at_any_moment_of_the_start_leaves_nothing() {
     let scene = Scene::new("early").unwrap();
     let mut client = scene.client().unwrap();

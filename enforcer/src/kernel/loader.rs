@@ -11,7 +11,7 @@ use enforcer_common::{binding::Binding, counters::Counters};
 
 use super::{
     Attachment, BpfLog, BpfLogLevel, EventRing, Installed, KernelError, Support, attachment, counters,
-    features::FEATURES, objects, policies::Policies,
+    features::FEATURES, objects, policies::Policies, undisturbed::undisturbed,
 };
 use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 
@@ -63,12 +63,7 @@ impl Kernel {
     ///
     /// When the kernel refuses a map or a program.
     pub fn load(support: &Support, options: &LoadOptions) -> Result<Self, KernelError> {
-        let mut ebpf = open(support, options, VerifierLogLevel::default())?;
-        for name in PROGRAMS {
-            program(&mut ebpf, name)?
-                .load()
-                .map_err(|error| KernelError::load(name, error))?;
-        }
+        let mut ebpf = undisturbed(|| loaded(support, options))?;
         Ok(Self {
             policies: Policies::new(&mut ebpf)?,
             bindings: attachment::Bindings::new(&mut ebpf)?,
@@ -127,6 +122,16 @@ impl Kernel {
     pub const fn take_log(&mut self) -> Option<BpfLog> {
         self.log.take()
     }
+}
+
+fn loaded(support: &Support, options: &LoadOptions) -> Result<Ebpf, KernelError> {
+    let mut ebpf = open(support, options, VerifierLogLevel::default())?;
+    for name in PROGRAMS {
+        program(&mut ebpf, name)?
+            .load()
+            .map_err(|error| KernelError::load(name, error))?;
+    }
+    Ok(ebpf)
 }
 
 /// Creates the maps and makes the programs ready to be loaded.

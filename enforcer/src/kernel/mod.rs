@@ -9,6 +9,7 @@
 mod error;
 mod objects;
 mod plain;
+mod undisturbed;
 
 mod btf;
 mod syscall;

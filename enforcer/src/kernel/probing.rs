@@ -16,6 +16,7 @@ use super::{
     features::{FEATURES, Feature, MapKind, Probe},
     loader, objects,
     syscall::{self, MapType},
+    undisturbed::undisturbed,
 };
 
 /// `BPF_CGROUP_INET6_CONNECT`.
@@ -36,10 +37,10 @@ pub enum Presence {
 }
 
 impl Presence {
-    /// EPERM is about this process, everything else about the kernel.
+    /// EPERM is about this process, what passes about the moment, everything else about the kernel.
     fn of_error(error: &(dyn Error + 'static)) -> Self {
         let said = shortly(error);
-        if os_error(error) == Some(libc::EPERM) {
+        if os_error(error) == Some(libc::EPERM) || is_of_the_moment(error) {
             Self::Unknown(said)
         } else {
             Self::Absent(said)
@@ -52,6 +53,14 @@ impl Presence {
             Err(error) => Self::of_error(&error),
         }
     }
+}
+
+/// Whether an error says nothing of what the kernel can do: it was short of memory or descriptors, or interrupted.
+pub(super) fn is_of_the_moment(error: &(dyn Error + 'static)) -> bool {
+    matches!(
+        os_error(error),
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
+    )
 }
 
 /// The cause at the bottom, in one line: a verifier's log belongs elsewhere.
@@ -100,6 +109,10 @@ impl Probes {
 /// moment it changes this process's RLIMIT_MEMLOCK, and raises it and RLIMIT_NOFILE for good.
 #[must_use]
 pub fn survey() -> Vec<(&'static Feature, Presence)> {
+    undisturbed(survey_each)
+}
+
+fn survey_each() -> Vec<(&'static Feature, Presence)> {
     // First: once the limit is raised, a process without CAP_SYS_RESOURCE cannot go back beyond it.
     let unlocked = map_without_locked_memory();
     let mut probes = Probes::open();

@@ -6,7 +6,8 @@ use enforcer_common::errno::{self, Errno};
 use super::{
     KernelError, btf,
     features::{FEATURES, Global, Probe, Without},
-    probing::Probes,
+    probing::{Probes, is_of_the_moment},
+    undisturbed::undisturbed,
 };
 
 /// What the running kernel can do.
@@ -29,6 +30,10 @@ impl Support {
     /// When the kernel refuses the smallest possible program: enforcing is impossible here, or this process
     /// may not.
     pub fn probe() -> Result<Self, KernelError> {
+        undisturbed(Self::probe_each)
+    }
+
+    fn probe_each() -> Result<Self, KernelError> {
         let mut probes = Probes::open()?;
         let mut support = Self {
             set_retval: false,
@@ -42,7 +47,7 @@ impl Support {
             };
             match (probes.load(name)?, feature.without) {
                 (Ok(()), _) => support.set(feature.global),
-                (Err(source), Without::Impossible) => {
+                (Err(source), without) if without == Without::Impossible || is_of_the_moment(&source) => {
                     return Err(KernelError::load(name, source));
                 }
                 (Err(error), _) => ::log::debug!("without {}: {error}", feature.name),

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::{
     KernelError, LoadOptions, Support,
     loader::{self, PROGRAMS},
+    undisturbed::undisturbed,
 };
 
 /// The programs, and the instructions the verifier walked for each: `None` where the kernel does not say.
@@ -23,6 +24,10 @@ use super::{
 ///
 /// When the kernel refuses a map or a program.
 pub fn verify(support: &Support) -> Result<Vec<(&'static str, Option<u32>)>, KernelError> {
+    undisturbed(|| verify_each(support))
+}
+
+fn verify_each(support: &Support) -> Result<Vec<(&'static str, Option<u32>)>, KernelError> {
     loader::raise_limits()?;
     let mut ebpf = loader::open(support, &LoadOptions::default(), VerifierLogLevel::STATS)?;
     PROGRAMS
