@@ -1,5 +1,7 @@
 //! `enforcer run`: targets that come late, and targets that go.
 
+use std::{thread, time::Duration};
+
 use enforcer_tests::{
     client::Client,
     enforcer::{Enforcer, is_ready},
@@ -33,6 +35,54 @@ fn a_target_made_later_is_waited_for() {
     scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
     assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
     scene.connects(&mut client, A).unwrap();
+}
+
+#[test]
+fn a_target_made_anew_while_another_is_waited_for_is_governed() {
+    let scene = Scene::new("anew").unwrap();
+    let [first, second] = ["first", "second"].map(|name| format!("{}/{name}", scene.path()));
+    let early = scene.cgroup.child("first").unwrap();
+    let mut command = Enforcer::command(&scene.outside(), ["run", "--wait"]).unwrap();
+    command.args(["--cgroup", &first, "--cgroup", &second, "--reject", REJECT_A]);
+    let enforcer = Enforcer::start(command).unwrap();
+    let waits = format!("waiting for cgroup {second}");
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| line.contains(&waits))
+        .unwrap();
+    early.remove().unwrap();
+    let anew = scene.cgroup.child("first").unwrap();
+    let _late = scene.cgroup.child("second").unwrap();
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| {
+            line == "enforcing 1 rule on 2 cgroups"
+        })
+        .unwrap();
+    let mut inside = Client::start(&Place::new(&anew, &scene.netns)).unwrap();
+    scene.rejects(&mut inside, A, "EHOSTDOWN").unwrap();
+    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
+    scene.connects(&mut inside, A).unwrap();
+}
+
+#[test]
+fn a_target_that_goes_at_any_moment_of_the_start_is_a_target_that_is_not_there() {
+    let scene = Scene::new("brief").unwrap();
+    let path = format!("{}/brief", scene.path());
+    // The delays are no waits for anything: they are the moments.
+    for delay_ms in [0, 10, 20, 40, 60, 80, 100, 150, 300, 1000] {
+        let brief = scene.cgroup.child("brief").unwrap();
+        let mut command = Enforcer::command(&scene.outside(), ["run"]).unwrap();
+        command.args(["--cgroup", &path, "--reject", REJECT_A]);
+        let enforcer = Enforcer::start(command).unwrap();
+        thread::sleep(Duration::from_millis(delay_ms));
+        brief.remove().unwrap();
+        let finished = enforcer.finish(PATIENCE).unwrap();
+        assert_eq!(
+            finished.status.code(),
+            Some(1),
+            "after {delay_ms} ms: {:?}",
+            finished.stderr
+        );
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -100,10 +101,16 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
             counted(governing.cgroups(), "cgroup")
         ));
     };
-    ready(&governing);
 
     let stop = loop {
-        match govern(&mut governing, &mut writer, &mut signals, &mut watch).await? {
+        governing.release_vanished(note_gone);
+        let stop = if governing.cgroups() == 0 {
+            Stop::LastTargetGone
+        } else {
+            ready(&governing);
+            govern(&mut governing, &mut writer, &mut signals, &mut watch).await?
+        };
+        match stop {
             Stop::LastTargetGone if arguments.wait => {}
             stop => break stop,
         }
@@ -118,7 +125,6 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
         governing
             .attach(plan, &options)
             .map_err(prepare::kernel_failure)?;
-        ready(&governing);
     };
     let report = governing.finish().map_err(prepare::kernel_failure)?;
     let ended = stream::end(&mut writer).await;
@@ -160,9 +166,7 @@ async fn govern(
             _ = writer.ended() => return Ok(Stop::StreamEnded),
             gone = watch.vanished() => {
                 gone.map_err(|error| Failure::new(Exit::Failed, error))?;
-                governing.release_vanished(|target, path| {
-                    console::note(format_args!("cgroup {} of target {target} is gone", path.display()));
-                });
+                governing.release_vanished(note_gone);
                 if governing.cgroups() == 0 {
                     return Ok(Stop::LastTargetGone);
                 }
@@ -174,6 +178,13 @@ async fn govern(
             }
         }
     }
+}
+
+fn note_gone(target: &str, cgroup: &Path) {
+    console::note(format_args!(
+        "cgroup {} of target {target} is gone",
+        cgroup.display()
+    ));
 }
 
 /// The command line's targets, or else the policy file's.
@@ -237,6 +248,21 @@ fn compiled_policies(
 }
 
 async fn resolve_all(
+    hierarchy: &Hierarchy,
+    wanted: &[Wanted],
+    waiting: bool,
+) -> Result<Vec<ResolvedTarget>, Failure> {
+    loop {
+        let resolved = resolve_each(hierarchy, wanted, waiting).await?;
+        // What was there first may have been started again while the last was waited for.
+        let mut cgroups = resolved.iter().flat_map(|target| &target.cgroups);
+        if !waiting || !cgroups.any(Cgroup::is_gone) {
+            return Ok(resolved);
+        }
+    }
+}
+
+async fn resolve_each(
     hierarchy: &Hierarchy,
     wanted: &[Wanted],
     waiting: bool,

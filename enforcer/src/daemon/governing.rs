@@ -1,6 +1,9 @@
 //! [`Governing`]: programs loaded and attached, events flowing into a hub.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use enforcer_common::{
     binding::{Binding, EventsWanted, FLAG_HAS_INNER, FLAG_HAS_OUTER, LAYOUT_VERSION},
@@ -47,6 +50,8 @@ pub struct StartOptions {
 pub struct Governing {
     // Attachments are dropped first: while anything can still be judged, the maps are whole.
     attached: Vec<Attached>,
+    /// Targets and paths of cgroups that were gone when they were to be attached to.
+    missed: Vec<(String, PathBuf)>,
     targets: Vec<String>,
     ring: Option<EventRing>,
     log: Option<BpfLog>,
@@ -85,7 +90,7 @@ pub struct TargetReport {
 
 impl Governing {
     /// Loads the programs, installs the policies and attaches everything planned. When this returns, every
-    /// planned cgroup is governed.
+    /// planned cgroup that still exists is governed.
     ///
     /// # Errors
     ///
@@ -105,6 +110,7 @@ impl Governing {
         };
         let mut governing = Self {
             attached: Vec::new(),
+            missed: Vec::new(),
             targets: plan.targets.iter().map(|target| target.name.clone()).collect(),
             ring: kernel.take_ring(),
             log: kernel.take_log(),
@@ -119,7 +125,8 @@ impl Governing {
     }
 
     /// Attaches everything planned, beside what is attached already: the targets that governing was started with,
-    /// in the same order and with the same policies, whose cgroups have come back.
+    /// in the same order and with the same policies, whose cgroups have come back. A cgroup that is gone by now is
+    /// left to [`release_vanished`](Self::release_vanished).
     ///
     /// # Errors
     ///
@@ -147,12 +154,18 @@ impl Governing {
                 };
                 self.catalog
                     .name_cgroup(planned.cgroup.id(), planned.cgroup.path().to_string_lossy());
-                let attachment = self.kernel.attach(&planned.cgroup, binding)?;
-                self.attached.push(Attached {
-                    _attachment: attachment,
-                    cgroup: planned.cgroup,
-                    target: target.name.clone(),
-                });
+                match self.kernel.attach(&planned.cgroup, binding) {
+                    Ok(attachment) => self.attached.push(Attached {
+                        _attachment: attachment,
+                        cgroup: planned.cgroup,
+                        target: target.name.clone(),
+                    }),
+                    // It went after it was looked up, as it may at any time later.
+                    Err(_) if planned.cgroup.is_gone() => self
+                        .missed
+                        .push((target.name.clone(), planned.cgroup.path().to_owned())),
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())
@@ -214,6 +227,9 @@ impl Governing {
 
     /// Lets go of cgroups that were removed, and calls `gone` with the target's name and the path of each.
     pub fn release_vanished(&mut self, mut gone: impl FnMut(&str, &Path)) {
+        for (target, path) in self.missed.drain(..) {
+            gone(&target, &path);
+        }
         self.attached.retain(|attached| {
             let is_gone = attached.cgroup.is_gone();
             if is_gone {
