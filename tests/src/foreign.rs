@@ -1,7 +1,7 @@
 //! [`ForeignProgram`]: a BPF program that somebody else has attached to a cgroup.
 //!
 //! By plain bpf(2), so that what enforcer finds is compared with what another program did in another way. The program
-//! lets everything go on. Numbers and structures are those of `include/uapi/linux/bpf.h`.
+//! lets everything go on, or nothing. Numbers and structures are those of `include/uapi/linux/bpf.h`.
 
 use std::{
     ffi::CString,
@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    process::{Resource, Rlimit, setrlimit},
     thread::{UnshareFlags, unshare_unsafe},
 };
 
@@ -32,6 +33,8 @@ const PROG_ATTACH: libc::c_long = 8;
 const PROG_DETACH: libc::c_long = 9;
 const INFO_BY_FD: libc::c_long = 15;
 
+/// `BPF_F_ALLOW_OVERRIDE`.
+const ALLOW_OVERRIDE: u32 = 1;
 /// `BPF_F_ALLOW_MULTI`.
 const ALLOW_MULTI: u32 = 2;
 
@@ -50,8 +53,20 @@ pub enum At {
 pub enum Sharing {
     /// Others beside it and below.
     Multi,
+    /// Nobody else at this cgroup; where somebody attaches below, it does not run.
+    Override,
     /// Nobody else at this cgroup or below.
     Exclusive,
+}
+
+/// What it does to every connect.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub enum Verdict {
+    /// It ends in EPERM.
+    Reject = 0,
+    /// It goes on.
+    Allow = 1,
 }
 
 #[derive(Default)]
@@ -125,7 +140,22 @@ impl ForeignProgram {
     ///
     /// When the kernel refuses either.
     pub fn attach(name: &str, cgroup: &CgroupFixture, at: At, sharing: Sharing) -> Result<Self> {
-        let program = load(name, at).with_context(|| format!("load program {name}"))?;
+        Self::attach_with(name, cgroup, at, sharing, Verdict::Allow)
+    }
+
+    /// As [`attach`](Self::attach), a program with that verdict.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
+    pub fn attach_with(
+        name: &str,
+        cgroup: &CgroupFixture,
+        at: At,
+        sharing: Sharing,
+        verdict: Verdict,
+    ) -> Result<Self> {
+        let program = load(name, at, verdict).with_context(|| format!("load program {name}"))?;
         let id = id(&program).context("ask for the program's identifier")?;
         let path = cgroup.path();
         let cgroup = File::open(path).with_context(|| format!("open cgroup {}", path.display()))?;
@@ -135,6 +165,7 @@ impl ForeignProgram {
             attach_type: at as u32,
             flags: match sharing {
                 Sharing::Multi => ALLOW_MULTI,
+                Sharing::Override => ALLOW_OVERRIDE,
                 Sharing::Exclusive => 0,
             },
             replace_fd: 0,
@@ -205,9 +236,15 @@ fn raw(fd: &impl std::os::fd::AsRawFd) -> u32 {
     fd.as_raw_fd().cast_unsigned()
 }
 
-fn load(name: &str, at: At) -> io::Result<OwnedFd> {
-    // `r0 = 1; exit`: the connect goes on.
-    let insns: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
+fn load(name: &str, at: At, verdict: Verdict) -> io::Result<OwnedFd> {
+    // 5.10 counts programs of all of a user's processes against it. Where it may not be raised, it need not be.
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let _ = setrlimit(Resource::Memlock, unlimited);
+    // `r0 = verdict; exit`.
+    let insns: [u64; 2] = [((verdict as u64) << 32) | 0xb7, 0x95];
     let insns = insns.map(u64::to_le_bytes);
     let license = c"GPL";
     let mut attr = Load {

@@ -46,13 +46,18 @@ fn item<'report>(report: &'report Value, name: &str) -> &'report Value {
     found[0]
 }
 
-/// What is said of the programs at that cgroup.
-fn attached<'report>(report: &'report Value, cgroup: &CgroupFixture) -> Vec<&'report Value> {
+/// The items of that kind about that cgroup.
+fn said_of<'report>(report: &'report Value, name: &str, cgroup: &CgroupFixture) -> Vec<&'report Value> {
     let path = cgroup.relative_path();
-    items(report, "attached-program")
+    items(report, name)
         .into_iter()
         .filter(|item| item["subject"] == path.as_str())
         .collect()
+}
+
+/// What is said of the programs at that cgroup.
+fn attached<'report>(report: &'report Value, cgroup: &CgroupFixture) -> Vec<&'report Value> {
+    said_of(report, "attached-program", cgroup)
 }
 
 #[test]
@@ -140,7 +145,9 @@ fn a_foreign_program_is_named_with_its_place_and_its_holders_while_it_is_there()
     );
     let pin = folder.path().join("pinned");
     assert_eq!(details["pinned_at"], serde_json::json!([pin.to_str().unwrap()]));
-    assert!(items(&report, "exclusive").is_empty());
+    // Of others there may be some.
+    assert!(said_of(&report, "exclusive", &below).is_empty());
+    assert!(said_of(&report, "override", &below).is_empty());
 
     drop(foreign);
     let report = doctor(self::command(&Place::default()), 0).unwrap();
@@ -148,36 +155,57 @@ fn a_foreign_program_is_named_with_its_place_and_its_holders_while_it_is_there()
 }
 
 #[test]
-fn an_exclusive_program_is_said_to_keep_enforcer_out_and_does() {
-    let cgroup = CgroupFixture::new("test-doctor-exclusive").unwrap();
+fn a_program_that_does_not_share_is_said_to_keep_enforcer_out_and_does() {
+    let cgroup = CgroupFixture::new("test-doctor-alone").unwrap();
     let below = cgroup.child("below").unwrap();
-    let foreign = ForeignProgram::attach("exclusive", &cgroup, At::Connect6, Sharing::Exclusive).unwrap();
-    let report = doctor(command(&Place::default()), 0).unwrap();
-    let said = items(&report, "exclusive");
-    let said = said
-        .iter()
-        .find(|it| it["subject"] == cgroup.relative_path().as_str());
-    assert_eq!(said.unwrap()["level"], "limits");
+    for (sharing, name) in [(Sharing::Exclusive, "exclusive"), (Sharing::Override, "override")] {
+        let foreign = ForeignProgram::attach("alone", &cgroup, At::Connect6, sharing).unwrap();
+        let report = doctor(command(&Place::default()), 0).unwrap();
+        let said = said_of(&report, name, &cgroup);
+        assert_eq!(said.len(), 1, "{report}");
+        assert_eq!(said[0]["level"], "limits");
 
-    let path = below.relative_path();
-    let run = ["run", "--cgroup", &path, "--reject", "2001:db8:a::/48"];
-    let finished = Enforcer::output(&Place::default(), run, PATIENCE).unwrap();
-    assert_eq!(finished.status.code(), Some(4), "{finished:?}");
-    let said = finished.stderr.join("\n");
-    assert!(said.contains("attached exclusively"), "{said}");
-    drop(foreign);
-    let enforcer = Enforcer::run(&Place::default(), &run[1..]).unwrap();
-    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
+        for (target, refusal) in [
+            (
+                &cgroup,
+                "hint: a program on this cgroup or one above was attached without BPF_F_ALLOW_MULTI",
+            ),
+            (
+                &below,
+                match sharing {
+                    Sharing::Override => "which was attached with BPF_F_ALLOW_OVERRIDE",
+                    _ => "hint: a program on this cgroup or one above was attached without BPF_F_ALLOW_MULTI",
+                },
+            ),
+        ] {
+            let path = target.relative_path();
+            let run = ["run", "--cgroup", &path, "--reject", "2001:db8:a::/48"];
+            let finished = Enforcer::output(&Place::default(), run, PATIENCE).unwrap();
+            assert_eq!(finished.status.code(), Some(4), "{finished:?}");
+            let said = finished.stderr.join("\n");
+            assert!(said.contains(refusal), "{said}");
+        }
+        drop(foreign);
+        let path = below.relative_path();
+        let run = ["--cgroup", &path, "--reject", "2001:db8:a::/48"];
+        let enforcer = Enforcer::run(&Place::default(), run).unwrap();
+        assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
+    }
 }
 
 #[test]
-fn a_program_at_another_attach_type_is_told_apart() {
+fn a_program_at_another_attach_type_is_told_apart_and_keeps_nobody_out() {
     let cgroup = CgroupFixture::new("test-doctor-connect4").unwrap();
-    let _foreign = ForeignProgram::attach("ipv4_only", &cgroup, At::Connect4, Sharing::Multi).unwrap();
+    let _foreign = ForeignProgram::attach("ipv4_only", &cgroup, At::Connect4, Sharing::Exclusive).unwrap();
     let report = doctor(command(&Place::default()), 0).unwrap();
     let said = attached(&report, &cgroup);
     assert_eq!(said.len(), 1);
     assert_eq!(said[0]["details"]["attach_type"], "connect4");
+    assert!(said_of(&report, "exclusive", &cgroup).is_empty());
+    let path = cgroup.relative_path();
+    let run = ["--cgroup", &path, "--reject", "2001:db8:a::/48"];
+    let enforcer = Enforcer::run(&Place::default(), run).unwrap();
+    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
 }
 
 #[test]

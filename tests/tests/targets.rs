@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf};
 use enforcer_tests::{
     client::Client,
     enforcer::{Enforcer, is_ready},
-    foreign::{At, ForeignProgram, Sharing},
+    foreign::{At, ForeignProgram, Sharing, Verdict},
     kernel::expected_errno,
     place::Place,
     process::{Finished, Stream},
@@ -320,6 +320,50 @@ fn programs_of_others_are_told_of_and_left_alone() {
     );
     drop(enforcer);
     drop(foreign);
+}
+
+/// To attach below would have the kernel skip it, and nobody would notice.
+#[test]
+fn a_program_of_others_that_gives_way_is_not_switched_off() {
+    let scene = Scene::new("gives-way").unwrap();
+    let below = scene.cgroup.child("below").unwrap();
+    let path = below.relative_path();
+    let mut client = Client::start(&Place::new(&below, &scene.netns)).unwrap();
+    scene.connects(&mut client, B).unwrap();
+    let firewall = ForeignProgram::attach_with(
+        "firewall",
+        &scene.cgroup,
+        At::Connect6,
+        Sharing::Override,
+        Verdict::Reject,
+    )
+    .unwrap();
+    scene.rejects(&mut client, B, "EPERM").unwrap();
+    let (code, said) = refused(&scene, &["--cgroup", &path, "--reject", REJECT_A]);
+    assert_eq!(code, Some(4), "{said}");
+    let cause = format!(
+        "will not attach to cgroup {path}: the kernel would then no longer run program {} of cgroup {} (connect6) for it",
+        firewall.id(),
+        scene.path()
+    );
+    assert!(said.contains(&cause), "{said}");
+    assert!(said.contains("hint: it may be a firewall"), "{said}");
+    scene.rejects(&mut client, B, "EPERM").unwrap();
+
+    // Where somebody has a program in between, it does not run anyway.
+    let between = ForeignProgram::attach("between", &below, At::Connect6, Sharing::Multi).unwrap();
+    let deeper = below.child("deeper").unwrap();
+    let mut client = Client::start(&Place::new(&deeper, &scene.netns)).unwrap();
+    scene.connects(&mut client, B).unwrap();
+    let path = deeper.relative_path();
+    let enforcer = Enforcer::run(&scene.outside(), ["--cgroup", &path, "--reject", REJECT_A]).unwrap();
+    scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
+    scene.connects(&mut client, B).unwrap();
+    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
+    drop(between);
+    scene.rejects(&mut client, B, "EPERM").unwrap();
+    drop(firewall);
+    scene.connects(&mut client, B).unwrap();
 }
 
 #[test]

@@ -67,7 +67,11 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
 
     // Where nothing can be governed, nothing is cut off either.
     let support = prepare::support(&policy.rules, Talk::Plain)?;
-    neighbours::note_programs(&hierarchy, resolved.iter().flat_map(|target| &target.cgroups));
+    neighbours::note_programs(
+        &hierarchy,
+        &support,
+        resolved.iter().flat_map(|target| &target.cgroups),
+    );
     warn::surroundings(
         policy.rules.clone().into(),
         policies.values().cloned().collect(),

@@ -14,7 +14,7 @@ use super::{
     report::{Item, Level},
 };
 use crate::{
-    kernel::attached::{AttachType, MAX_PROGRAMS, ProgramFacts, loaded, programs_at},
+    kernel::attached::{AttachType, MAX_PROGRAMS, ProgramFacts, Sharing, loaded, programs_at},
     targets::Hierarchy,
 };
 
@@ -29,7 +29,7 @@ struct Found {
     cgroup: PathBuf,
     attach_type: AttachType,
     programs: Vec<u32>,
-    exclusive: bool,
+    sharing: Sharing,
 }
 
 pub(super) fn examine(hierarchy: &Hierarchy) -> Vec<Item> {
@@ -77,40 +77,52 @@ pub(super) fn examine(hierarchy: &Hierarchy) -> Vec<Item> {
         let facts = loaded();
         let holders = Holders::find();
         for it in &found {
-            let place = it.cgroup.display();
             for program in &it.programs {
                 items.push(about_program(it, *program, facts.as_ref(), &holders));
             }
-            if it.programs.len() >= MAX_PROGRAMS {
-                items.push(
-                    Item::new(
-                        "full",
-                        "no room for another",
-                        Level::Limits,
-                        format!("{place} ({})", it.attach_type.name()),
-                    )
-                    .subject(place.to_string())
-                    .follows(format!(
-                        "the kernel takes {MAX_PROGRAMS} programs there: enforcer cannot attach"
-                    )),
-                );
-            }
-            if it.exclusive {
-                items.push(
-                    Item::new(
-                        "exclusive",
-                        "attached exclusively",
-                        Level::Limits,
-                        format!("{place} ({})", it.attach_type.name()),
-                    )
-                    .subject(place.to_string())
-                    .follows("enforcer cannot attach to this cgroup, nor to any below it: EPERM")
-                    .hint(Some(
-                        "whoever attached it can do so with BPF_F_ALLOW_MULTI, or with a link",
-                    )),
-                );
-            }
+            items.extend(kept_out(it));
         }
+    }
+    items
+}
+
+/// What keeps enforcer's programs out of that cgroup, or of those below it. At the root it keeps them out everywhere.
+fn kept_out(found: &Found) -> Vec<Item> {
+    // What others do where enforcer attaches nothing cannot keep it out.
+    if !found.attach_type.is_ours() {
+        return Vec::new();
+    }
+    let place = found.cgroup.display();
+    let everywhere = if found.cgroup == Path::new("/") {
+        Level::Blocks
+    } else {
+        Level::Limits
+    };
+    let state = format!("{place} ({})", found.attach_type.name());
+    let about = |item: Item, follows: &str| item.subject(place.to_string()).follows(follows.to_owned());
+    let let_in = Some("whoever attached it can do so with BPF_F_ALLOW_MULTI, or with a link");
+    let mut items = Vec::new();
+    if found.programs.len() >= MAX_PROGRAMS {
+        let follows = format!("the kernel takes {MAX_PROGRAMS} programs there: enforcer cannot attach");
+        items.push(about(
+            Item::new("full", "no room for another", Level::Limits, state.clone()),
+            &follows,
+        ));
+    }
+    match found.sharing {
+        Sharing::Exclusive => {
+            let follows = "enforcer cannot attach to this cgroup, nor to any below it: EPERM";
+            let item = Item::new("exclusive", "attached exclusively", everywhere, state);
+            items.push(about(item, follows).hint(let_in));
+        }
+        Sharing::Override => {
+            let follows = "enforcer cannot attach to this cgroup (EPERM), and will not attach below it: the kernel \
+                           would no longer run this program there. Only where a cgroup in between has programs already \
+                           does it not run there anyway";
+            let item = Item::new("override", "gives way to others", everywhere, state);
+            items.push(about(item, follows).hint(let_in));
+        }
+        Sharing::Multi => {}
     }
     items
 }
@@ -176,6 +188,8 @@ fn about_program(
             "another enforcer's: where both govern, both judge each connect, a reject of either stands, and each \
              reports an event"
         }
+        // What enforcer has to do with these is an item of its own.
+        (false, AttachType::Connect6) if found.sharing != Sharing::Multi => "judges the same connects",
         (false, AttachType::Connect6) => {
             "in cgroups below this one it runs after enforcer's: from Linux 5.18 on it can turn a reject into success, \
              it can choose another errno, and it sees the address a redirect leads to; here both run"
@@ -241,7 +255,7 @@ impl Walk {
                     cgroup: Path::new("/").join(below),
                     attach_type,
                     programs: attached.programs,
-                    exclusive: attached.exclusive,
+                    sharing: attached.sharing,
                 }),
                 // A kernel that does not know the attach type has nothing there.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -256,5 +270,52 @@ impl Walk {
             }
         }
         Ok(children)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn levels(
+        cgroup: &str,
+        attach_type: AttachType,
+        programs: usize,
+        sharing: Sharing,
+    ) -> Vec<(&'static str, Level)> {
+        let found = Found {
+            cgroup: cgroup.into(),
+            attach_type,
+            programs: vec![1; programs],
+            sharing,
+        };
+        kept_out(&found)
+            .iter()
+            .map(|item| (item.item, item.level))
+            .collect()
+    }
+
+    #[test]
+    fn what_shares_keeps_nobody_out_until_there_is_no_room() {
+        assert_eq!(levels("/a", AttachType::Connect6, 63, Sharing::Multi), []);
+        let full = [("full", Level::Limits)];
+        assert_eq!(levels("/a", AttachType::Connect6, 64, Sharing::Multi), full);
+        assert_eq!(levels("/a", AttachType::Sendmsg6, 64, Sharing::Multi), []);
+    }
+
+    #[test]
+    fn what_does_not_share_keeps_enforcer_out_and_at_the_root_everywhere() {
+        for attach_type in [AttachType::Connect6, AttachType::Getpeername6] {
+            for (sharing, item) in [(Sharing::Exclusive, "exclusive"), (Sharing::Override, "override")] {
+                assert_eq!(levels("/a", attach_type, 1, sharing), [(item, Level::Limits)]);
+                assert_eq!(levels("/", attach_type, 1, sharing), [(item, Level::Blocks)]);
+            }
+        }
+    }
+
+    #[test]
+    fn where_enforcer_attaches_nothing_nobody_keeps_it_out() {
+        assert_eq!(levels("/", AttachType::Connect4, 1, Sharing::Exclusive), []);
+        assert_eq!(levels("/", AttachType::Sendmsg6, 1, Sharing::Override), []);
     }
 }

@@ -8,13 +8,15 @@ use std::{
         fd::{AsFd, AsRawFd as _},
         unix::ffi::OsStrExt as _,
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use aya::programs::loaded_programs;
+use rustix::fs::{Mode, OFlags};
 
 use super::{error::os_error, syscall};
+use crate::targets::Cgroup;
 
 /// Where in a socket's life a program can be attached, those that concern enforcer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +35,14 @@ pub enum AttachType {
 impl AttachType {
     /// All of them, in the order in which they are reported.
     pub const ALL: [Self; 4] = [Self::Connect6, Self::Sendmsg6, Self::Getpeername6, Self::Connect4];
+    /// Those that enforcer attaches at.
+    pub const OURS: [Self; 2] = [Self::Connect6, Self::Getpeername6];
+
+    /// Whether enforcer attaches there: what others do at the rest cannot keep it out.
+    #[must_use]
+    pub fn is_ours(self) -> bool {
+        Self::OURS.contains(&self)
+    }
 
     /// As `bpftool` and the sections of objects call it.
     #[must_use]
@@ -49,13 +59,43 @@ impl AttachType {
 /// How many programs the kernel takes at one cgroup for one attach type.
 pub const MAX_PROGRAMS: usize = syscall::MAX_PROGRAMS;
 
+/// What whoever attached a program allows to programs of others, by the flags of `BPF_PROG_ATTACH`. A link always
+/// allows what [`Sharing::Multi`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// No flags: the kernel attaches no other there or below.
+    Exclusive,
+    /// `BPF_F_ALLOW_OVERRIDE`: no other there, and for cgroups below that get one of their own, the kernel no longer
+    /// runs this one (`compute_effective_progs`, kernel/bpf/cgroup.c).
+    Override,
+    /// `BPF_F_ALLOW_MULTI`: all run.
+    Multi,
+}
+
+impl Sharing {
+    /// `BPF_F_ALLOW_OVERRIDE` (`include/uapi/linux/bpf.h`).
+    const ALLOW_OVERRIDE: u32 = 1 << 0;
+    /// `BPF_F_ALLOW_MULTI` (`include/uapi/linux/bpf.h`).
+    const ALLOW_MULTI: u32 = 1 << 1;
+
+    const fn of_flags(flags: u32) -> Self {
+        if flags & Self::ALLOW_MULTI != 0 {
+            Self::Multi
+        } else if flags & Self::ALLOW_OVERRIDE != 0 {
+            Self::Override
+        } else {
+            Self::Exclusive
+        }
+    }
+}
+
 /// The programs at one cgroup for one attach type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// The kernel's identifiers.
+    /// The kernel's identifiers. There is one at most unless several may share the cgroup.
     pub programs: Vec<u32>,
-    /// Attached exclusively: nobody can attach another below.
-    pub exclusive: bool,
+    /// What the kernel allows besides. Says nothing where there is no program.
+    pub sharing: Sharing,
 }
 
 /// The programs attached to that cgroup itself.
@@ -66,9 +106,55 @@ pub struct Attached {
 pub fn programs_at(cgroup: &impl AsFd, attach_type: AttachType) -> io::Result<Attached> {
     let attached = syscall::programs_at(cgroup, attach_type as u32)?;
     Ok(Attached {
-        exclusive: attached.flags == 0 && !attached.programs.is_empty(),
+        sharing: Sharing::of_flags(attached.flags),
         programs: attached.programs,
     })
+}
+
+/// A program of somebody else's that the kernel would stop running for a cgroup as soon as another is attached there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overridden {
+    /// Where it is attached, relative to the v2 mount.
+    pub cgroup: PathBuf,
+    /// For what.
+    pub attach_type: AttachType,
+    /// The kernel's identifier.
+    pub program: u32,
+}
+
+/// The program that no longer judges the cgroup's sockets once enforcer's are attached to it, if there is one.
+///
+/// The kernel runs the programs of the nearest cgroup that has any, and of those above it only the ones that allow
+/// others beside them. So that nearest one is all there is to look at, and nothing changes where the cgroup itself has
+/// programs already.
+///
+/// # Errors
+///
+/// EPERM where this process may not ask; ENOENT and ENODEV when the cgroup was removed.
+pub fn overridden_by_attaching(cgroup: &Cgroup) -> io::Result<Option<Overridden>> {
+    for attach_type in AttachType::OURS {
+        if !programs_at(cgroup, attach_type)?.programs.is_empty() {
+            continue;
+        }
+        let mut directory = cgroup.as_fd().try_clone_to_owned()?;
+        for path in cgroup.path().ancestors().skip(1) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            directory = rustix::fs::openat(&directory, "..", flags, Mode::empty())?;
+            let above = programs_at(&directory, attach_type)?;
+            let Some(program) = above.programs.first() else {
+                continue;
+            };
+            if above.sharing == Sharing::Override {
+                return Ok(Some(Overridden {
+                    cgroup: path.to_owned(),
+                    attach_type,
+                    program: *program,
+                }));
+            }
+            break;
+        }
+    }
+    Ok(None)
 }
 
 /// What the kernel tells of a loaded program.
@@ -134,6 +220,13 @@ pub fn program_in_fdinfo(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_may_do_is_known_by_the_flags() {
+        assert_eq!(Sharing::of_flags(0), Sharing::Exclusive);
+        assert_eq!(Sharing::of_flags(1), Sharing::Override);
+        assert_eq!(Sharing::of_flags(2), Sharing::Multi);
+    }
 
     #[test]
     fn a_program_is_known_by_its_descriptor_and_a_map_is_none() {

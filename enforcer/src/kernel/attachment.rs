@@ -11,7 +11,7 @@ use aya::{
 use enforcer_common::binding::Binding;
 
 use super::{
-    KernelError,
+    KernelError, attached,
     loader::{self, CONNECT6, GETPEERNAME6},
     plain::Plain,
 };
@@ -66,6 +66,10 @@ impl Attachment {
     }
 }
 
+/// A program above that gives way to others may be a firewall, and nobody would notice that it went: then nothing is
+/// attached. Where this process may attach but not ask (CAP_SYS_ADMIN without CAP_NET_ADMIN, on some kernels), that is
+/// for the caller to say.
+///
 /// getpeername6 first, because attaching it creates the cgroup's storage; then the binding; then connect6. The
 /// other way round a connect between attaching and writing meets a binding of zeroes.
 pub(crate) fn attach(
@@ -74,6 +78,22 @@ pub(crate) fn attach(
     cgroup: &Cgroup,
     binding: Binding,
 ) -> Result<Attachment, KernelError> {
+    match attached::overridden_by_attaching(cgroup) {
+        Ok(None) => {}
+        Ok(Some(overridden)) => {
+            return Err(KernelError::Overrides {
+                cgroup: cgroup.path().to_owned(),
+                overridden,
+            });
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+        Err(source) => {
+            return Err(KernelError::Neighbours {
+                cgroup: cgroup.path().to_owned(),
+                source,
+            });
+        }
+    }
     let getpeername6 = link(ebpf, GETPEERNAME6, cgroup)?;
     bindings.write(binding)?;
     let connect6 = link(ebpf, CONNECT6, cgroup)?;

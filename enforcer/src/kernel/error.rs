@@ -6,6 +6,8 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 use rustix::thread::{CapabilitySet, capabilities};
 use thiserror::Error;
 
+use super::attached::Overridden;
+
 /// An operation on the kernel that failed. The cause is in [`source`](Error::source), never in the message.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -46,6 +48,27 @@ pub enum KernelError {
         /// The cause.
         #[source]
         source: Box<ProgramError>,
+    },
+    /// Attaching would keep a program of somebody else's from judging the cgroup's sockets.
+    #[error(
+        "will not attach to cgroup {}: the kernel would then no longer run program {} of cgroup {} ({}) for it, which was \
+         attached with BPF_F_ALLOW_OVERRIDE",
+        cgroup.display(), overridden.program, overridden.cgroup.display(), overridden.attach_type.name()
+    )]
+    Overrides {
+        /// Path of the cgroup.
+        cgroup: PathBuf,
+        /// The other program.
+        overridden: Overridden,
+    },
+    /// Which programs of others attaching would stop cannot be found out.
+    #[error("cannot ask which programs are at cgroup {} and above it", cgroup.display())]
+    Neighbours {
+        /// Path of the cgroup.
+        cgroup: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
     },
     /// A map operation failed.
     #[error("cannot {operation} in map {map}")]
@@ -104,13 +127,21 @@ impl KernelError {
     /// What a person can do about it, where something can be done.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if let Self::Overrides { overridden, .. } = self {
+            return Some(format!(
+                "it may be a firewall: let whoever attached it do so with BPF_F_ALLOW_MULTI or a link, then both run; \
+                 `bpftool prog show id {}` tells more of it",
+                overridden.program
+            ));
+        }
         let errno = os_error(self)?;
         if lacks_privilege() {
             return Some(PRIVILEGES.to_owned());
         }
         let hint = match (self, errno) {
             (Self::Attach { .. }, libc::EPERM) => {
-                "a program on a cgroup above may be attached exclusively; `bpftool cgroup tree` lists them"
+                "a program on this cgroup or one above was attached without BPF_F_ALLOW_MULTI; `enforcer doctor` and \
+                 `bpftool cgroup tree` list them"
             }
             (Self::Attach { .. }, libc::E2BIG) => "the kernel allows 64 programs at one cgroup",
             (Self::Attach { .. }, libc::EBADF) => "the path is not a directory of the cgroup v2 hierarchy",

@@ -79,6 +79,13 @@ const NEEDS: &[Need] = &[
         needed_for: Purpose::Test,
     },
     Need {
+        what: "mount",
+        why: "gives container engines directories of their own",
+        found: || has("mount"),
+        packages: &["mount"],
+        needed_for: Purpose::Test,
+    },
+    Need {
         what: "dockerd",
         why: "a container engine",
         // Those of packages: a program of that name elsewhere may be anything.
