@@ -217,12 +217,11 @@ impl Governing {
         Ok(taken == PUMP_AT_MOST)
     }
 
-    fn tell_losses(&mut self) -> Result<Vec<Counters>, KernelError> {
+    fn tell_losses(&mut self) -> Result<(), KernelError> {
         self.until_loss_check = PUMPS_PER_LOSS_CHECK;
-        let counters = self.kernel.counters()?;
-        let lost = counters.iter().map(|counters| counters.lost).sum();
+        let lost = self.kernel.lost()?;
         self.hub.kernel_lost_total(self.clock.now(), lost);
-        Ok(counters)
+        Ok(())
     }
 
     /// Lets go of cgroups that were removed, and calls `gone` with the target's name and the path of each.
@@ -252,7 +251,8 @@ impl Governing {
             log::debug!("{error}");
         }
         while self.pump()? {}
-        let mut counters = self.tell_losses()?.into_iter();
+        self.tell_losses()?;
+        let mut counters = self.kernel.counters()?.into_iter();
         let unconfigured = counters.next().unwrap_or_default();
         let targets = self
             .targets

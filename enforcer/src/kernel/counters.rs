@@ -25,17 +25,29 @@ impl CounterMap {
         targets.saturating_mul(Counters::WORDS as u32)
     }
 
+    /// One word, summed over CPUs.
+    fn word(&self, index: u32) -> Result<u64, KernelError> {
+        let per_cpu = self.0.get(&index, 0).map_err(|source| KernelError::Map {
+            operation: "read the counters",
+            map: COUNTERS,
+            source: Box::new(source),
+        })?;
+        Ok(per_cpu.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word)))
+    }
+
+    /// Lost events of all targets. A fraction of the system calls that reading everything takes: it is asked for while
+    /// events wait.
+    pub(crate) fn lost(&self) -> Result<u64, KernelError> {
+        (Counters::LOST as u32..self.0.len())
+            .step_by(Counters::WORDS)
+            .try_fold(0_u64, |sum, index| Ok(sum.wrapping_add(self.word(index)?)))
+    }
+
     /// By target index, summed over CPUs.
     pub(crate) fn read(&self) -> Result<Vec<Counters>, KernelError> {
-        let mut words = Vec::new();
-        for index in 0..self.0.len() {
-            let per_cpu = self.0.get(&index, 0).map_err(|source| KernelError::Map {
-                operation: "read the counters",
-                map: COUNTERS,
-                source: Box::new(source),
-            })?;
-            words.push(per_cpu.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word)));
-        }
+        let words = (0..self.0.len())
+            .map(|index| self.word(index))
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(words
             .chunks_exact(Counters::WORDS)
             .map(|words| {

@@ -180,19 +180,14 @@ fn lacks_privilege() -> bool {
     lacks(CapabilitySet::BPF) || lacks(CapabilitySet::NET_ADMIN)
 }
 
-/// Whether this process has neither the capability nor CAP_SYS_ADMIN, which stands for CAP_BPF and CAP_PERFMON
-/// (`bpf_capable` and `perfmon_capable` of include/linux/capability.h). Where that cannot be told, it does not.
+/// Whether this process has neither the capability nor CAP_SYS_ADMIN, which stands for each that loading takes
+/// (`bpf_capable` and `perfmon_capable` of include/linux/capability.h, `bpf_prog_load` of kernel/bpf/syscall.c). Where
+/// that cannot be told, it has.
 fn lacks(capability: CapabilitySet) -> bool {
     let Ok(sets) = capabilities(None) else {
         return false;
     };
-    let general = (CapabilitySet::BPF | CapabilitySet::PERFMON).contains(capability);
-    let stand_in = if general {
-        CapabilitySet::SYS_ADMIN
-    } else {
-        capability
-    };
-    !sets.effective.intersects(capability | stand_in)
+    !sets.effective.intersects(capability | CapabilitySet::SYS_ADMIN)
 }
 
 /// The operating system's error number at the bottom of a chain of errors.

@@ -93,6 +93,15 @@ impl Kernel {
         attachment::attach(&mut self.ebpf, &mut self.bindings, cgroup, binding)
     }
 
+    /// Lost events of all targets together.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn lost(&self) -> Result<u64, KernelError> {
+        self.counters.lost()
+    }
+
     /// Counters of every target, summed over CPUs, by target index; index 0 counts connects that met a
     /// cgroup without a binding.
     ///
