@@ -44,6 +44,57 @@ pub const fn is_unspecified(words: &AddrWords) -> bool {
     words[0] == 0 && words[1] == 0 && words[2] == 0 && words[3] == 0
 }
 
+/// The address whose low bits are those of another, and whose other bits are those of `high`, of which the low ones are
+/// zero. `width` is how many are low, 0 … 128.
+#[must_use]
+#[inline(always)]
+pub const fn with_low_bits(high: &AddrWords, low: &AddrWords, width: u8) -> AddrWords {
+    [
+        high[0] | low[0] & low_mask_be(width, 96),
+        high[1] | low[1] & low_mask_be(width, 64),
+        high[2] | low[2] & low_mask_be(width, 32),
+        high[3] | low[3] & low_mask_be(width, 0),
+    ]
+}
+
+/// The mask of a word, in network byte order, of an address whose `width` low bits are wanted. `below` bits lie below
+/// the word.
+#[inline(always)]
+const fn low_mask_be(width: u8, below: u8) -> u32 {
+    if width <= below {
+        0
+    } else if width - below >= 32 {
+        u32::MAX
+    } else {
+        ((1_u32 << ((width - below) & 31)) - 1).to_be()
+    }
+}
+
+/// Prefix lengths with which an IPv4 address can be embedded in an IPv6 address (RFC 6052 section 2.2).
+pub const EMBEDDING_LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
+
+/// The IPv4 address inside an IPv6 address whose prefix has that length, IPv4-mapped (RFC 6052 section 2.2). Of a
+/// length that is none of [`EMBEDDING_LENGTHS`] it is the one at the end.
+#[must_use]
+#[inline(always)]
+pub const fn embedded_ipv4(addr_be: &AddrWords, prefix_len: u8) -> AddrWords {
+    let [second, third, fourth] = [
+        u32::from_be(addr_be[1]),
+        u32::from_be(addr_be[2]),
+        u32::from_be(addr_be[3]),
+    ];
+    // Bits 64 to 71 are not used, so that interface identifiers stay what RFC 4291 says they are.
+    let ipv4 = match prefix_len {
+        32 => second,
+        40 => second << 8 | third >> 16 & 0xff,
+        48 => second << 16 | third >> 8 & 0xffff,
+        56 => second << 24 | third & 0x00ff_ffff,
+        64 => third << 8 | fourth >> 24,
+        _ => fourth,
+    };
+    [0, 0, 0xffff_u32.to_be(), ipv4.to_be()]
+}
+
 /// One prefix of [`EXEMPT_PREFIXES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExemptPrefix {
@@ -120,6 +171,40 @@ mod tests {
     fn words_and_octets_are_inverse() {
         let octets = [0x20, 1, 0xd, 0xb8, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
         assert_eq!(octets_from_words(words_from_octets(octets)), octets);
+    }
+
+    fn words(text: &str) -> AddrWords {
+        let address: core::net::Ipv6Addr = text.parse().expect("an address");
+        words_from_octets(address.octets())
+    }
+
+    /// The table of RFC 6052 section 2.4, row by row, and its last line about the well-known prefix.
+    #[test]
+    fn embedded_addresses_are_those_of_the_rfc() {
+        for (prefix_len, embedding) in [
+            (32, "2001:db8:c000:221::"),
+            (40, "2001:db8:1c0:2:21::"),
+            (48, "2001:db8:122:c000:2:2100::"),
+            (56, "2001:db8:122:3c0:0:221::"),
+            (64, "2001:db8:122:344:c0:2:2100::"),
+            (96, "2001:db8:122:344::192.0.2.33"),
+            (96, "64:ff9b::192.0.2.33"),
+        ] {
+            let found = embedded_ipv4(&words(embedding), prefix_len);
+            assert_eq!(found, words("::ffff:192.0.2.33"), "{embedding}/{prefix_len}");
+        }
+    }
+
+    #[test]
+    fn low_bits_are_taken_bit_by_bit() {
+        let high = words("2001:db8::");
+        let low = words("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff");
+        for width in 0..=96 {
+            let bits = u128::from_be_bytes(octets_from_words(with_low_bits(&high, &low, width)));
+            let expected = (0x2001_0db8_u128 << 96) | ((1_u128 << width) - 1);
+            assert_eq!(bits, expected, "{width}");
+        }
+        assert_eq!(with_low_bits(&[0; 4], &low, 128), low);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of the [`Binding`] layout. A program that meets another one allows and counts it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Policy slot of a cgroup that has no policy yet: allow, and count apart.
 pub const UNCONFIGURED: u32 = 0;
@@ -17,8 +17,6 @@ pub const FLAG_HAS_OUTER: u8 = 1 << 0;
 pub const FLAG_HAS_INNER: u8 = 1 << 1;
 /// [`Binding::flags`]: pass everything, count and report nothing.
 pub const FLAG_OFF: u8 = 1 << 2;
-/// [`Binding::flags`]: every rule's rollout includes this cgroup.
-pub const FLAG_CANARY: u8 = 1 << 3;
 
 /// Which connects are reported as events. Applied in the kernel, so an unwanted event costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,8 +50,15 @@ pub struct Binding {
     pub events: u8,
     /// Zero.
     pub reserved_a: u8,
+    /// The lists of canaries that name the target, as bits: bit n is list n + 1 of
+    /// [`Clause::canaries`](crate::clause::Clause::canaries).
+    pub canaries: u64,
+    /// What rollouts by target hash: the [`text_hash`](crate::clause::text_hash) of the target's name.
+    pub rollout_key: u32,
+    /// Zero, see [`Connect::zero`](crate::decide::Connect::zero).
+    pub reserved_b: u32,
     /// Zero: room for later versions of this layout, so that the map's value size never changes.
-    pub reserved_b: [u64; 5],
+    pub reserved_c: [u64; 3],
 }
 
 const _: () = assert!(size_of::<Binding>() == 64 && align_of::<Binding>() == 8);
@@ -66,8 +71,8 @@ pub struct PolicyHead {
     /// Index into the two arrays of inner maps (entries and clauses) of the compiled policy in force; 0 is
     /// none.
     pub generation: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The same of its overlay: what changes often, such as the answers to names. 0 is none.
+    pub overlay: u32,
 }
 
 const _: () = assert!(size_of::<PolicyHead>() == 8);

@@ -10,8 +10,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{address::AddrWords, decide::Connect};
 
-/// Index of no clause: the end of a list.
-pub const NO_CLAUSE: u32 = u32::MAX;
+/// Index of no clause: the end of a list. Indices have 24 bits, because an entry's value holds its prefix length
+/// beside one.
+pub const NO_CLAUSE: u32 = (1 << 24) - 1;
+
+/// Bit of a clause's index that says that it lies in the overlay of a policy rather than in its base.
+pub const IN_OVERLAY: u32 = 1 << 23;
+
+/// The most clauses of a base, and of an overlay. The last index of an overlay would be [`NO_CLAUSE`].
+pub const MAX_CLAUSES: u32 = IN_OVERLAY - 1;
 
 /// Identifier of no rule.
 pub const NO_RULE: u32 = u32::MAX;
@@ -22,6 +29,13 @@ pub const MAX_WALK: u32 = 32;
 
 /// The most entries (distinct prefixes) of one compiled policy.
 pub const MAX_ENTRIES: u32 = 1_000_000;
+
+/// The most addresses that one redirect chooses from.
+pub const MAX_CHOICES: usize = 8;
+
+/// The most distinct lists of canaries in one policy: each is a bit of
+/// [`Binding::canaries`](crate::binding::Binding::canaries).
+pub const MAX_CANARY_LISTS: usize = 64;
 
 /// The most cgroups one controller attaches to.
 pub const MAX_CGROUPS: u32 = 4_096;
@@ -78,6 +92,47 @@ pub enum Proto {
 /// [`Clause::proto`] of a clause that matches every protocol.
 pub const ANY_PROTO: u8 = 0;
 
+/// How a redirect's destination comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum DestinationForm {
+    /// [`Clause::to_be`], with the low [`Clause::width`] bits of the address asked for (RFC 7757 section 3.2); none of
+    /// them for a fixed address.
+    Fixed = 0,
+    /// The IPv4 address inside the address asked for, whose prefix has [`Clause::width`] bits (RFC 6052 section 2.2).
+    Embedded = 1,
+    /// One of the [`Clause::choices`] addresses that begin with this clause's, by a hash of the socket.
+    Choice = 2,
+}
+
+/// Whose hash says whether a rule's rollout includes a connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum RolloutBy {
+    /// Nobody's: the rule has no rollout.
+    Everybody = 0,
+    /// The target's name: [`Binding::rollout_key`](crate::binding::Binding::rollout_key).
+    Target = 1,
+    /// The process: its thread group's identifier.
+    Process = 2,
+    /// The rule's prefix, or its name to be looked up. The compiler has mixed it into [`Clause::rollout_salt`] already.
+    Destination = 3,
+}
+
+/// [`Clause::flags`]: the rule is in audit mode: what it would have done is reported, and the next one counts.
+pub const CLAUSE_AUDIT: u8 = 1 << 0;
+/// [`Clause::flags`]: the caller may see where a redirect went.
+pub const CLAUSE_OPAQUE: u8 = 1 << 1;
+/// [`Clause::flags`]: there is no address to redirect to yet, so the clause matches nothing.
+pub const CLAUSE_UNRESOLVED: u8 = 1 << 2;
+/// [`Clause::flags`]: the prefix is an address that a rule's name is known to have.
+pub const CLAUSE_NAME_HIT: u8 = 1 << 3;
+/// [`Clause::flags`]: the prefix is the surroundings of such an address. The clause decides nothing.
+pub const CLAUSE_NAME_MISS: u8 = 1 << 4;
+
+/// [`Clause::expires_boot_ns`] of a clause that never expires.
+pub const NEVER: u64 = 0;
+
 /// One conditional verdict. Immutable once the map it lies in is published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -98,21 +153,50 @@ pub struct Clause {
     pub port_min: u16,
     /// Highest destination port matched, host byte order.
     pub port_max: u16,
+    /// Lowest user matched.
+    pub uid_min: u32,
+    /// Highest user matched. Every user is matched when this is [`u32::MAX`] and `uid_min` is 0.
+    pub uid_max: u32,
+    /// `CLAUSE_*`.
+    pub flags: u8,
+    /// A [`DestinationForm`] as its number.
+    pub to_form: u8,
+    /// Bits of the address asked for that count, see [`DestinationForm`]. 0 … 128.
+    pub width: u8,
+    /// Addresses to choose from, see [`DestinationForm::Choice`]; at most [`MAX_CHOICES`].
+    pub choices: u8,
     /// Port to redirect to, host byte order; 0 keeps the one asked for.
     pub to_port: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// A [`RolloutBy`] as its number.
+    pub rollout_by: u8,
+    /// The canary list whose targets the rollout always includes, counted from 1; 0 is none.
+    pub canaries: u8,
+    /// Hashes below this are in the rollout; see [`rollout_below`].
+    pub rollout_below: u32,
+    /// What the rollout's hash is salted with; see [`rollout_hash`].
+    pub rollout_salt: u32,
+    /// When the clause stops to match: nanoseconds on CLOCK_BOOTTIME, or [`NEVER`].
+    pub expires_boot_ns: u64,
     /// Address to redirect to, each word in network byte order; IPv4 is written IPv4-mapped.
     pub to_be: AddrWords,
 }
 
-const _: () = assert!(size_of::<Clause>() == 36 && align_of::<Clause>() == 4);
+const _: () = assert!(size_of::<Clause>() == 64 && align_of::<Clause>() == 8);
 
 impl Clause {
-    /// Whether the clause matches every connect to its prefix, so that nothing after it can ever act.
+    /// Whether the clause acts on every connect to its prefix, now and later, so that nothing after it can ever act.
     #[must_use]
     pub const fn is_unconditional(&self) -> bool {
-        self.proto == ANY_PROTO && self.any_port()
+        self.has_no_condition()
+            && self.rollout_by == RolloutBy::Everybody as u8
+            && self.expires_boot_ns == NEVER
+            && self.flags & (CLAUSE_AUDIT | CLAUSE_UNRESOLVED | CLAUSE_NAME_MISS) == 0
+    }
+
+    /// Whether the clause, when it counts at all, matches every connect to its prefix.
+    #[must_use]
+    pub const fn has_no_condition(&self) -> bool {
+        self.proto == ANY_PROTO && self.any_port() && self.any_uid()
     }
 
     #[inline(always)]
@@ -120,8 +204,15 @@ impl Clause {
         self.port_min == 0 && self.port_max == u16::MAX
     }
 
-    /// Whether the conditions of the clause hold for the connect. Its prefix matched already: that is how
-    /// the walk came here.
+    /// Whether the clause matches every user.
+    #[must_use]
+    #[inline(always)]
+    pub const fn any_uid(&self) -> bool {
+        self.uid_min == 0 && self.uid_max == u32::MAX
+    }
+
+    /// Whether protocol and port of the connect are the clause's. Its prefix matched already: that is how the walk came
+    /// here.
     #[must_use]
     #[inline(always)]
     pub const fn matches(&self, connect: &Connect) -> bool {
@@ -137,5 +228,126 @@ impl Clause {
         // A ping socket's port is an identifier of the caller's choice, not a service.
         self.any_port()
             || ((is_tcp || is_udp) && self.port_min <= connect.dport && connect.dport <= self.port_max)
+    }
+}
+
+/// Value of an entry: the length of its prefix, and its head.
+#[must_use]
+pub const fn entry_value(prefix_len: u8, head: u32) -> u32 {
+    (prefix_len as u32) << 24 | head & NO_CLAUSE
+}
+
+/// Value that no entry has: it loses against any.
+pub const NO_ENTRY: u32 = entry_value(0, NO_CLAUSE);
+
+/// The head that answers, of the entries found in base and overlay: that of the longer prefix. Of one prefix it is the
+/// overlay's, whose list goes on with what the base has there.
+#[must_use]
+#[inline(always)]
+pub const fn head_of(base: u32, overlay: u32) -> u32 {
+    let longer = if overlay != NO_ENTRY && overlay >> 24 >= base >> 24 {
+        overlay
+    } else {
+        base
+    };
+    longer & NO_CLAUSE
+}
+
+/// Mixes a key into a salt so that each bit of either changes about half of the result: the finalizer of MurmurHash3
+/// (`fmix32`), which is public domain.
+#[must_use]
+#[inline(always)]
+pub const fn rollout_hash(salt: u32, key: u32) -> u32 {
+    let mut hash = salt ^ key.wrapping_mul(0x9e37_79b1);
+    hash ^= hash >> 16;
+    hash = hash.wrapping_mul(0x85eb_ca6b);
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(0xc2b2_ae35);
+    hash ^ hash >> 16
+}
+
+/// The hash of a text, for salts and keys: FNV-1a of 32 bits (RFC 9923).
+#[must_use]
+pub const fn text_hash(text: &[u8]) -> u32 {
+    let mut hash = 0x811c_9dc5_u32;
+    let mut i = 0;
+    while i < text.len() {
+        hash = (hash ^ text[i] as u32).wrapping_mul(0x0100_0193);
+        i += 1;
+    }
+    hash
+}
+
+/// The bound below which that share of all hashes lies. Of a larger share it is larger: who is in stays in.
+#[must_use]
+pub const fn rollout_below(percent: u8) -> u32 {
+    let below = (1_u64 << 32) * percent as u64 / 100;
+    if below > u32::MAX as u64 {
+        u32::MAX
+    } else {
+        below as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_prefix_answers_and_the_overlay_where_both_are_as_long() {
+        let base = entry_value(48, 7);
+        for (overlay, head) in [
+            (NO_ENTRY, 7),
+            (entry_value(47, 1), 7),
+            (entry_value(48, 1), 1),
+            (entry_value(128, NO_CLAUSE), NO_CLAUSE),
+        ] {
+            assert_eq!(head_of(base, overlay), head, "{overlay:x}");
+        }
+        assert_eq!(head_of(NO_ENTRY, entry_value(0, 3)), 3);
+        assert_eq!(head_of(NO_ENTRY, NO_ENTRY), NO_CLAUSE);
+        assert_eq!(head_of(entry_value(0, 4), NO_ENTRY), 4);
+    }
+
+    #[test]
+    fn a_rollout_takes_its_share_of_keys_that_follow_each_other() {
+        for salt in [text_hash(b"a"), text_hash(b"b"), 0] {
+            for percent in [1_u8, 10, 25, 50, 99] {
+                let below = rollout_below(percent);
+                let taken = (1000..101_000)
+                    .filter(|key| rollout_hash(salt, *key) < below)
+                    .count();
+                let share = taken as f64 / 1000.0;
+                assert!(
+                    (share - f64::from(percent)).abs() < 1.0,
+                    "{salt:x} {percent}: {share}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn rollouts_of_different_names_take_different_keys() {
+        let below = rollout_below(25);
+        let is_in = |name: &str, key| rollout_hash(text_hash(name.as_bytes()), key) < below;
+        let both = (0..100_000)
+            .filter(|key| is_in("one", *key) && is_in("two", *key))
+            .count();
+        // Independent ones share 6.25 %.
+        assert!((5_500..7_000).contains(&both), "{both}");
+    }
+
+    #[test]
+    fn a_larger_share_only_adds() {
+        assert!((0..100).all(|percent| rollout_below(percent) < rollout_below(percent + 1)));
+        assert_eq!(rollout_below(0), 0);
+    }
+
+    /// Vectors that the hash's authors publish.
+    #[test]
+    fn texts_hash_as_published() {
+        assert_eq!(text_hash(b""), 0x811c_9dc5);
+        assert_eq!(text_hash(b"a"), 0xe40c_292c);
+        assert_eq!(text_hash(b"foobar"), 0xbf9c_f968);
     }
 }

@@ -65,6 +65,12 @@ pub struct Counters {
     pub verdicts: [[u64; Action::COUNT]; Mode::COUNT],
     /// Connects by what would have been done. Never summed with `verdicts`.
     pub would: [u64; Action::COUNT],
+    /// Connects that some rule would have decided if its rollout included them.
+    pub left_out: u64,
+    /// Connects to addresses that a rule's name is known to have.
+    pub name_hits: u64,
+    /// Connects to other addresses in the same /48s.
+    pub name_misses: u64,
     /// Events put into the ring buffer.
     pub events: u64,
     /// Events wanted that found the ring buffer full.
@@ -73,13 +79,19 @@ pub struct Counters {
     pub faults: [u64; Fault::COUNT],
 }
 
-const _: () = assert!(size_of::<Counters>() == 8 * (6 + 3 + 2 + Fault::COUNT));
+const _: () = assert!(size_of::<Counters>() == 8 * (6 + 3 + 3 + 2 + Fault::COUNT));
 
 /// The programs count by word, because an increment there must be one atomic instruction on memory: these say
 /// which word is whose.
 impl Counters {
     /// How many 64-bit words they are.
     pub const WORDS: usize = size_of::<Self>() / size_of::<u64>();
+    /// Word of [`left_out`](Self::left_out).
+    pub const LEFT_OUT: usize = offset_of!(Self, left_out) / size_of::<u64>();
+    /// Word of [`name_hits`](Self::name_hits).
+    pub const NAME_HITS: usize = offset_of!(Self, name_hits) / size_of::<u64>();
+    /// Word of [`name_misses`](Self::name_misses).
+    pub const NAME_MISSES: usize = offset_of!(Self, name_misses) / size_of::<u64>();
     /// Word of [`events`](Self::events).
     pub const EVENTS: usize = offset_of!(Self, events) / size_of::<u64>();
     /// Word of [`lost`](Self::lost).
@@ -108,29 +120,9 @@ impl Counters {
 
     /// Adds the counters of another CPU, or of another target.
     pub fn add(&mut self, other: &Self) {
-        let Self {
-            verdicts,
-            would,
-            events,
-            lost,
-            faults,
-        } = self;
-        let pairs = verdicts
-            .as_flattened_mut()
-            .iter_mut()
-            .chain(would)
-            .chain(faults)
-            .chain([events, lost])
-            .zip(
-                other
-                    .verdicts
-                    .as_flattened()
-                    .iter()
-                    .chain(&other.would)
-                    .chain(&other.faults)
-                    .chain([&other.events, &other.lost]),
-            );
-        for (mine, theirs) in pairs {
+        let mine: &mut [u64; Self::WORDS] = zerocopy::transmute_mut!(self);
+        let theirs: &[u64; Self::WORDS] = zerocopy::transmute_ref!(other);
+        for (mine, theirs) in mine.iter_mut().zip(theirs) {
             *mine = mine.wrapping_add(*theirs);
         }
     }
@@ -170,6 +162,9 @@ mod tests {
 
     #[test]
     fn words_are_those_of_the_fields() {
+        assert_eq!(with(Counters::LEFT_OUT).left_out, 1);
+        assert_eq!(with(Counters::NAME_HITS).name_hits, 1);
+        assert_eq!(with(Counters::NAME_MISSES).name_misses, 1);
         assert_eq!(with(Counters::EVENTS).events, 1);
         assert_eq!(with(Counters::LOST).lost, 1);
         for action in [Action::Allow, Action::Reject, Action::Redirect] {

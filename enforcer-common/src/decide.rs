@@ -3,7 +3,10 @@
 
 use crate::{
     address::{self, AddrWords},
-    clause::{Action, Clause, MAX_WALK, NO_CLAUSE},
+    clause::{
+        Action, CLAUSE_AUDIT, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_UNRESOLVED, Clause, DestinationForm,
+        MAX_CHOICES, MAX_WALK, NEVER, NO_CLAUSE, NO_RULE, RolloutBy, head_of, rollout_hash,
+    },
 };
 
 /// Whether a governed cgroup's policy acts.
@@ -43,6 +46,29 @@ pub struct Connect {
     pub protocol: u16,
     /// Mode of the governed cgroup.
     pub mode: Mode,
+    /// What rollouts by target hash, see [`Binding::rollout_key`](crate::binding::Binding::rollout_key).
+    pub rollout_key: u32,
+    /// The canary lists that name the target, see [`Binding::canaries`](crate::binding::Binding::canaries).
+    pub canaries: u64,
+    /// Zero. The kernel's side reads it from a map, where its verifier cannot know it: what the walk begins with is then
+    /// one thing on every path, and the verifier need not follow each combination of what clauses may have left.
+    pub zero: u32,
+}
+
+impl Connect {
+    /// A connect of a target without a name, which no canary list names.
+    #[must_use]
+    pub const fn new(daddr_be: AddrWords, dport: u16, protocol: u16, mode: Mode) -> Self {
+        Self {
+            daddr_be,
+            dport,
+            protocol,
+            mode,
+            rollout_key: 0,
+            canaries: 0,
+            zero: 0,
+        }
+    }
 }
 
 /// Why a socket cannot be moved to IPv4.
@@ -70,35 +96,133 @@ impl Unmovable {
     }
 }
 
-/// What the decision may ask of the socket, and only asks when it matters: it costs the kernel side a read.
-pub trait Socket {
+/// What the decision may ask of caller and socket. It asks only where a clause makes it matter, because each answer costs
+/// the kernel side a call.
+pub trait Circumstances {
     /// Why this socket cannot be moved to IPv4, or `None` if it can (or if that cannot be seen).
     fn unmovable(&self) -> Option<Unmovable>;
+
+    /// Real user of the calling thread, as the initial user namespace numbers users.
+    fn uid(&self) -> u32;
+
+    /// Thread group of the calling thread, as the initial process namespace numbers it.
+    fn process(&self) -> u32;
+
+    /// A number of the socket's own.
+    fn socket(&self) -> u32;
+
+    /// Nanoseconds on CLOCK_BOOTTIME; never [`NEVER`].
+    fn boot_ns(&self) -> u64;
+}
+
+/// Circumstances that are at hand: what a person asks about, rather than what the kernel sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Why the socket cannot be moved to IPv4, if it cannot.
+    pub unmovable: Option<Unmovable>,
+    /// Real user.
+    pub uid: u32,
+    /// Thread group.
+    pub process: u32,
+    /// A number of the socket's own.
+    pub socket: u32,
+    /// Nanoseconds on CLOCK_BOOTTIME.
+    pub boot_ns: u64,
+}
+
+impl Circumstances for Known {
+    fn unmovable(&self) -> Option<Unmovable> {
+        self.unmovable
+    }
+
+    fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    fn process(&self) -> u32 {
+        self.process
+    }
+
+    fn socket(&self) -> u32 {
+        self.socket
+    }
+
+    fn boot_ns(&self) -> u64 {
+        self.boot_ns
+    }
 }
 
 /// A compiled policy, as maps in the kernel and as slices everywhere else.
+///
+/// Entries are found in two layers: the base, and an overlay of what changes often. Indices of the overlay's clauses
+/// have [`IN_OVERLAY`](crate::clause::IN_OVERLAY) set.
 pub trait PolicyTable {
-    /// Index of the first clause of the longest prefix that covers the address, or [`NO_CLAUSE`] if no prefix
-    /// does or the prefix is a barrier ([`EXEMPT_PREFIXES`](address::EXEMPT_PREFIXES)).
-    fn head(&self, daddr_be: &AddrWords) -> u32;
+    /// The [`entry_value`](crate::clause::entry_value) of the base's longest prefix that covers the address, or
+    /// [`NO_ENTRY`](crate::clause::NO_ENTRY). The head in it is [`NO_CLAUSE`] for a barrier
+    /// ([`EXEMPT_PREFIXES`](address::EXEMPT_PREFIXES)).
+    fn base_entry(&self, daddr_be: &AddrWords) -> u32;
+
+    /// The same of the overlay.
+    fn overlay_entry(&self, daddr_be: &AddrWords) -> u32;
 
     /// The clause at that index; `None` if there is none, which a whole table never answers for an index
     /// that it gave itself.
     fn clause(&self, index: u32) -> Option<&Clause>;
 }
 
-/// The answer to a connect: the verdict that is carried out, and beside it what would have been.
+/// Where a redirect goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision<'table> {
+pub struct Destination {
+    /// Address, each word in network byte order; IPv4 is IPv4-mapped.
+    pub addr_be: AddrWords,
+    /// Port, host byte order; 0 keeps the one asked for.
+    pub port: u16,
+}
+
+impl Destination {
+    /// Nowhere: `::`, to which no redirect goes.
+    pub const NONE: Self = Self {
+        addr_be: [0; 4],
+        port: 0,
+    };
+}
+
+/// The answer to a connect: the verdict that is carried out, and beside it what would have been.
+///
+/// Numbers rather than clauses, and without `Option`s but those of one byte: compilers copy also what an `Option` does
+/// not hold, and verifiers refuse to read what was never written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
     /// What is done.
     pub verdict: Action,
-    /// The clause that acts, if any; without one the verdict is allow.
-    pub acted: Option<&'table Clause>,
-    /// The first clause that matched without acting, and the verdict it would have given.
-    pub would: Option<(&'table Clause, Action)>,
-    /// Set where a redirect became a rejection because the socket cannot be moved: by `acted` if that is
-    /// set, otherwise by `would`.
+    /// Rule that acts, or [`NO_RULE`]; without one the verdict is allow.
+    pub rule: u32,
+    /// The first rule that matched without acting, because it or the cgroup is in audit mode, or [`NO_RULE`].
+    pub would_rule: u32,
+    /// What that rule would have done.
+    pub would: Option<Action>,
+    /// Errno of the rule that acts, or else of the one that would have.
+    pub errno: u16,
+    /// `CLAUSE_*` of the clause that acts, or else of the one that would have.
+    pub flags: u8,
+    /// Where the redirect goes, or would go: of the rule that acts, or else of the one that would have. Set too where the
+    /// socket cannot be moved there; [`Destination::NONE`] where nothing redirects.
+    pub to: Destination,
+    /// Set where a redirect became a rejection because the socket cannot be moved: of the rule that acts, or else of the
+    /// one that would have.
     pub unmovable: Option<Unmovable>,
+    /// The first rule that would have counted if its rollout included the connect, or [`NO_RULE`].
+    pub left_out_rule: u32,
+    /// What the address is to the rules that have names: `CLAUSE_NAME_HIT` or `CLAUSE_NAME_MISS`, or 0.
+    pub name: u8,
+}
+
+impl Decision {
+    /// [`to`](Self::to), where something redirects.
+    #[must_use]
+    pub fn destination(&self) -> Option<Destination> {
+        (self.to != Destination::NONE).then_some(self.to)
+    }
 }
 
 /// A table that is not what its compiler builds. The connect is allowed, and the fault counted.
@@ -115,10 +239,11 @@ pub enum TableFault {
 
 /// Decides one connect.
 ///
-/// The table answers with the clause list of the longest matching prefix. The list is walked in its order:
-/// the first clause whose conditions hold gives the verdict in enforce mode. In audit mode no clause acts:
-/// each is as if absent, so the connect is allowed, and the first that matched is remembered as `would`. At
-/// the end of the list the connect is allowed.
+/// The table answers with the clause list of the longest matching prefix. The list is walked in its order. A clause
+/// whose conditions do not hold, that has expired, or whose rollout does not include the connect, is as if absent. So is
+/// one in audit mode, but the first of those that matches is remembered as `would`; in audit mode of the whole
+/// cgroup every clause is. The first clause that is left gives the verdict. At the end of the list the connect is
+/// allowed.
 ///
 /// A redirect to IPv4 of a socket that cannot be moved there is a rejection with the rule's errno: the
 /// kernel would only answer ENETUNREACH by itself, whatever the rule asked for.
@@ -127,61 +252,206 @@ pub enum TableFault {
 ///
 /// [`TableFault`] where the table is damaged. The caller must allow the connect.
 #[inline(always)]
-pub fn decide<'table, T: PolicyTable, S: Socket>(
-    table: &'table T,
-    socket: &S,
+pub fn decide<T: PolicyTable, C: Circumstances>(
+    table: &T,
+    circumstances: &C,
     connect: &Connect,
-) -> Result<Decision<'table>, TableFault> {
+) -> Result<Decision, TableFault> {
+    let walk = walk(table, circumstances, connect)?;
     let mut decision = Decision {
         verdict: Action::Allow,
-        acted: None,
+        rule: NO_RULE,
+        would_rule: NO_RULE,
         would: None,
+        errno: 0,
+        flags: 0,
+        to: Destination::NONE,
         unmovable: None,
+        left_out_rule: walk.left_out_rule,
+        name: walk.name,
     };
-    let mut index = table.head(&connect.daddr_be);
+    let speaking = if walk.acted == NO_CLAUSE {
+        walk.would
+    } else {
+        walk.acted
+    };
+    if speaking == NO_CLAUSE {
+        return Ok(decision);
+    }
+    let (clause, action) = clause_and_action(table, speaking)?;
+    let unmovable = if is_to_ipv4(clause, action) {
+        circumstances.unmovable()
+    } else {
+        None
+    };
+    let verdict = if unmovable.is_some() {
+        Action::Reject
+    } else {
+        action
+    };
+    decision.unmovable = unmovable;
+    decision.errno = clause.errno;
+    decision.flags = clause.flags;
+    if matches!(action, Action::Redirect) {
+        decision.to = destination(table, circumstances, connect, speaking, clause)?;
+    }
+    if walk.acted == NO_CLAUSE {
+        decision.would = Some(verdict);
+        decision.would_rule = clause.rule;
+        return Ok(decision);
+    }
+    decision.verdict = verdict;
+    decision.rule = clause.rule;
+    if walk.would != NO_CLAUSE {
+        let (clause, action) = clause_and_action(table, walk.would)?;
+        let is_immovable = is_to_ipv4(clause, action) && circumstances.unmovable().is_some();
+        decision.would = Some(if is_immovable { Action::Reject } else { action });
+        decision.would_rule = clause.rule;
+    }
+    Ok(decision)
+}
+
+/// What a walk found: indices of clauses. Kept as numbers, of which the kernel's verifier has less to remember than of
+/// pointers.
+struct Walk {
+    acted: u32,
+    would: u32,
+    left_out_rule: u32,
+    name: u8,
+}
+
+#[inline(always)]
+fn walk<T: PolicyTable, C: Circumstances>(
+    table: &T,
+    circumstances: &C,
+    connect: &Connect,
+) -> Result<Walk, TableFault> {
+    let mut walk = Walk {
+        acted: NO_CLAUSE ^ connect.zero,
+        would: NO_CLAUSE ^ connect.zero,
+        left_out_rule: NO_RULE ^ connect.zero,
+        name: connect.zero as u8,
+    };
+    let mut index = head_of(
+        table.base_entry(&connect.daddr_be),
+        table.overlay_entry(&connect.daddr_be),
+    );
     for _ in 0..MAX_WALK {
         if index == NO_CLAUSE {
-            return Ok(decision);
+            return Ok(walk);
         }
         let Some(clause) = table.clause(index) else {
             return Err(TableFault::ClauseMissing);
         };
-        if clause.matches(connect) {
-            let Some(action) = Action::from_raw(clause.action) else {
-                return Err(TableFault::ActionUnknown);
-            };
-            let (verdict, unmovable) = settle(action, clause, socket);
-            decision.unmovable = unmovable;
-            match connect.mode {
-                Mode::Enforce => {
-                    decision.verdict = verdict;
-                    decision.acted = Some(clause);
-                    return Ok(decision);
+        walk.name |= clause.flags & (CLAUSE_NAME_HIT | CLAUSE_NAME_MISS);
+        if counts(clause, circumstances, connect) {
+            if is_left_out(clause, circumstances, connect) {
+                if walk.left_out_rule == NO_RULE {
+                    walk.left_out_rule = clause.rule;
                 }
-                Mode::Audit => {
-                    // Only the mode of the whole cgroup keeps a clause from acting, so no later one acts either.
-                    decision.would = Some((clause, verdict));
-                    return Ok(decision);
+            } else if clause.flags & CLAUSE_AUDIT != 0 || matches!(connect.mode, Mode::Audit) {
+                if walk.would == NO_CLAUSE {
+                    walk.would = index;
                 }
+                if clause.flags & CLAUSE_AUDIT == 0 {
+                    // In enforce mode this one would have acted, and no later one.
+                    return Ok(walk);
+                }
+            } else {
+                walk.acted = index;
+                return Ok(walk);
             }
         }
         index = clause.next;
     }
     if index == NO_CLAUSE {
-        Ok(decision)
+        Ok(walk)
     } else {
         Err(TableFault::WalkTooLong)
     }
 }
 
-/// The verdict of an action on this socket.
+/// Whether all conditions of the clause hold, beside its rollout.
 #[inline(always)]
-fn settle<S: Socket>(action: Action, clause: &Clause, socket: &S) -> (Action, Option<Unmovable>) {
-    match action {
-        Action::Redirect if address::is_ipv4_mapped(&clause.to_be) => match socket.unmovable() {
-            Some(reason) => (Action::Reject, Some(reason)),
-            None => (Action::Redirect, None),
-        },
-        other => (other, None),
+fn counts<C: Circumstances>(clause: &Clause, circumstances: &C, connect: &Connect) -> bool {
+    if clause.flags & (CLAUSE_UNRESOLVED | CLAUSE_NAME_MISS) != 0 || !clause.matches(connect) {
+        return false;
     }
+    if !clause.any_uid() {
+        let uid = circumstances.uid();
+        if uid < clause.uid_min || clause.uid_max < uid {
+            return false;
+        }
+    }
+    clause.expires_boot_ns == NEVER || circumstances.boot_ns() < clause.expires_boot_ns
+}
+
+#[inline(always)]
+fn is_left_out<C: Circumstances>(clause: &Clause, circumstances: &C, connect: &Connect) -> bool {
+    let by = clause.rollout_by;
+    if by == RolloutBy::Everybody as u8 {
+        return false;
+    }
+    if clause.canaries != 0 && connect.canaries >> ((clause.canaries - 1) & 63) & 1 != 0 {
+        return false;
+    }
+    let hash = if by == RolloutBy::Target as u8 {
+        rollout_hash(clause.rollout_salt, connect.rollout_key)
+    } else if by == RolloutBy::Process as u8 {
+        rollout_hash(clause.rollout_salt, circumstances.process())
+    } else {
+        clause.rollout_salt
+    };
+    hash >= clause.rollout_below
+}
+
+#[inline(always)]
+fn clause_and_action<T: PolicyTable>(table: &T, index: u32) -> Result<(&Clause, Action), TableFault> {
+    let Some(clause) = table.clause(index) else {
+        return Err(TableFault::ClauseMissing);
+    };
+    match Action::from_raw(clause.action) {
+        Some(action) => Ok((clause, action)),
+        None => Err(TableFault::ActionUnknown),
+    }
+}
+
+/// Whether the clause moves sockets to IPv4, which some cannot be.
+#[inline(always)]
+fn is_to_ipv4(clause: &Clause, action: Action) -> bool {
+    matches!(action, Action::Redirect)
+        && (clause.to_form == DestinationForm::Embedded as u8 || address::is_ipv4_mapped(&clause.to_be))
+}
+
+/// Where a redirecting clause sends this connect.
+#[inline(always)]
+fn destination<T: PolicyTable, C: Circumstances>(
+    table: &T,
+    circumstances: &C,
+    connect: &Connect,
+    index: u32,
+    clause: &Clause,
+) -> Result<Destination, TableFault> {
+    if clause.to_form == DestinationForm::Choice as u8 {
+        let hash = rollout_hash(clause.rule, circumstances.socket());
+        let choices = u64::from(clause.choices).min(MAX_CHOICES as u64);
+        // The share of the hash rather than its remainder: a division could be by zero, for all the compiler knows.
+        let chosen = ((u64::from(hash) * choices) >> 32) as u32;
+        let Some(clause) = table.clause(index.wrapping_add(chosen)) else {
+            return Err(TableFault::ClauseMissing);
+        };
+        return Ok(Destination {
+            addr_be: clause.to_be,
+            port: clause.to_port,
+        });
+    }
+    let addr_be = if clause.to_form == DestinationForm::Embedded as u8 {
+        address::embedded_ipv4(&connect.daddr_be, clause.width)
+    } else {
+        address::with_low_bits(&clause.to_be, &connect.daddr_be, clause.width)
+    };
+    Ok(Destination {
+        addr_be,
+        port: clause.to_port,
+    })
 }

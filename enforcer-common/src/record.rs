@@ -40,6 +40,9 @@ pub struct ConnectRecord {
     pub rule: u32,
     /// Rule that would have acted, or [`NO_RULE`](crate::clause::NO_RULE).
     pub would_rule: u32,
+    /// First rule that would have decided if its rollout included the connect, or
+    /// [`NO_RULE`](crate::clause::NO_RULE).
+    pub left_out_rule: u32,
     /// Destination port asked for, host byte order.
     pub dport: u16,
     /// Port redirected to, host byte order; 0 where not redirected.
@@ -59,7 +62,7 @@ pub struct ConnectRecord {
     /// An [`Unmovable`](crate::decide::Unmovable) as its number, or 0.
     pub unmovable: u8,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
     /// Name of the thread, zero-terminated; empty where the kernel does not say.
     pub comm: [u8; COMM_LEN],
 }

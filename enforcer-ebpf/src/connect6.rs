@@ -10,7 +10,7 @@ use enforcer_common::{
 
 use crate::{
     emit, globals, maps,
-    sock_addr::{self, KernelSocket},
+    sock_addr::{self, KernelCircumstances},
 };
 
 /// The connect goes on.
@@ -72,7 +72,7 @@ fn judge(context: &SockAddrContext, binding: &Binding) -> Result<i32, Fault> {
     let table = maps::policy(slot).ok_or(Fault::PolicyMissing)?;
 
     let asked = sock_addr::asked(context);
-    let socket = KernelSocket {
+    let circumstances = KernelCircumstances {
         context,
         protocol: asked.protocol,
     };
@@ -81,21 +81,24 @@ fn judge(context: &SockAddrContext, binding: &Binding) -> Result<i32, Fault> {
         dport: asked.dport,
         protocol: asked.protocol,
         mode,
+        rollout_key: binding.rollout_key,
+        canaries: binding.canaries,
+        zero: binding.reserved_b,
     };
-    let decision = decide(&table, &socket, &connect).map_err(|fault| match fault {
+    let decision = decide(&table, &circumstances, &connect).map_err(|fault| match fault {
         TableFault::ClauseMissing => Fault::ClauseMissing,
         TableFault::ActionUnknown => Fault::ActionUnknown,
         TableFault::WalkTooLong => Fault::WalkTooLong,
     })?;
     emit::decision(context, binding, mode, &asked, &decision, table.generation());
 
-    Ok(match (decision.verdict, decision.acted) {
-        (Action::Allow, _) | (_, None) => PROCEED,
-        (Action::Redirect, Some(clause)) => {
-            sock_addr::redirect(context, &clause.to_be, clause.to_port);
+    Ok(match decision.verdict {
+        Action::Allow => PROCEED,
+        Action::Redirect => {
+            sock_addr::redirect(context, &decision.to);
             PROCEED
         }
-        (Action::Reject, Some(clause)) => reject(clause.errno),
+        Action::Reject => reject(decision.errno),
     })
 }
 

@@ -14,9 +14,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{info, warn};
 use enforcer_common::{
-    address::octets_from_words,
+    address::{is_unspecified, octets_from_words},
     binding::{Binding, EventsWanted},
-    clause::{Action, NO_RULE},
+    clause::{Action, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, NO_RULE},
     counters::{Counters, Fault},
     decide::{Decision, Mode},
     record::{COMM_LEN, ConnectRecord, NO_ACTION},
@@ -50,7 +50,7 @@ pub(crate) fn decision(
     binding: &Binding,
     mode: Mode,
     asked: &Asked,
-    decision: &Decision<'_>,
+    decision: &Decision,
     generation: u32,
 ) {
     info!(
@@ -65,8 +65,16 @@ pub(crate) fn decision(
     );
     let counters = maps::counters(binding.target);
     counters.increment(Counters::verdict_word(mode, decision.verdict));
-    if let Some((_, action)) = decision.would {
+    if let Some(action) = decision.would {
         counters.increment(Counters::would_word(action));
+    }
+    if decision.left_out_rule != NO_RULE {
+        counters.increment(Counters::LEFT_OUT);
+    }
+    if decision.name & CLAUSE_NAME_HIT != 0 {
+        counters.increment(Counters::NAME_HITS);
+    } else if decision.name & CLAUSE_NAME_MISS != 0 {
+        counters.increment(Counters::NAME_MISSES);
     }
     if wanted(binding, decision) {
         event(&counters, binding, mode, asked, decision, generation);
@@ -74,12 +82,12 @@ pub(crate) fn decision(
 }
 
 #[inline(always)]
-fn wanted(binding: &Binding, decision: &Decision<'_>) -> bool {
+fn wanted(binding: &Binding, decision: &Decision) -> bool {
     let acts = |action| !matches!(action, Action::Allow);
     if binding.events == EventsWanted::All as u8 {
         true
     } else if binding.events == EventsWanted::Acted as u8 {
-        acts(decision.verdict) || matches!(decision.would, Some((_, action)) if acts(action))
+        acts(decision.verdict) || matches!(decision.would, Some(action) if acts(action))
     } else {
         false
     }
@@ -91,22 +99,19 @@ fn event(
     binding: &Binding,
     mode: Mode,
     asked: &Asked,
-    decision: &Decision<'_>,
+    decision: &Decision,
     generation: u32,
 ) {
     let Some(mut entry) = maps::reserve_event() else {
         counters.increment(Counters::LOST);
         return;
     };
-    let redirect = match (decision.verdict, decision.unmovable, decision.acted) {
-        (Action::Redirect, _, Some(clause)) | (_, Some(_), Some(clause)) => Some(clause),
-        _ => None,
-    };
+    let acted = decision.rule != NO_RULE;
     // VERIFIER 6.12 and newer, without CAP_PERFMON: of arrays of zeroes the compiler makes calls of memset, and the verifier refuses the
     // loop in it ("R5 tried to add from different maps, paths or scalars, pointer arithmetic with it prohibited"). So
     // words are chosen one by one, and the padding's zeroes are made opaque.
-    let to_word = |index: usize| redirect.map_or(0, |clause| clause.to_be[index]);
-    let [r0, r1, r2, r3, r4, r5, r6, _] = black_box(0_u64).to_ne_bytes();
+    let to_word = |index: usize| if acted { decision.to.addr_be[index] } else { 0 };
+    let [r0, r1, r2, _] = black_box(0_u32).to_ne_bytes();
     let pid_tgid = bpf_get_current_pid_tgid();
     let comm = if globals::has_comm() {
         bpf_get_current_comm().unwrap_or_default()
@@ -126,27 +131,27 @@ fn event(
         uid: bpf_get_current_uid_gid() as u32,
         target: binding.target,
         generation,
-        rule: decision.acted.map_or(NO_RULE, |clause| clause.rule),
-        would_rule: decision.would.map_or(NO_RULE, |(clause, _)| clause.rule),
+        rule: decision.rule,
+        would_rule: decision.would_rule,
+        left_out_rule: decision.left_out_rule,
         dport: asked.dport,
-        redirect_port: redirect.map_or(0, |clause| {
-            if clause.to_port == 0 {
-                asked.dport
-            } else {
-                clause.to_port
-            }
-        }),
+        redirect_port: match (acted && !is_unspecified(&decision.to.addr_be), decision.to.port) {
+            (false, _) => 0,
+            (true, 0) => asked.dport,
+            (true, port) => port,
+        },
         protocol: asked.protocol,
-        errno: match (decision.verdict, decision.acted) {
-            (Action::Reject, Some(clause)) => clause.errno,
-            _ => 0,
+        errno: if matches!(decision.verdict, Action::Reject) {
+            decision.errno
+        } else {
+            0
         },
         verdict: decision.verdict as u8,
-        would: decision.would.map_or(NO_ACTION, |(_, action)| action as u8),
+        would: decision.would.map_or(NO_ACTION, |action| action as u8),
         mode: mode as u8,
         socket_type: asked.socket_type,
         unmovable: decision.unmovable.map_or(0, |reason| reason as u8),
-        reserved: [r0, r1, r2, r3, r4, r5, r6],
+        reserved: [r0, r1, r2],
         comm,
     });
     // The wake-up is what an event costs: 2.5 µs of the connecting thread's time with it, 0.1 to 0.4 µs

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use enforcer_common::{
     address::AddrWords,
     binding::{Binding, PolicyHead},
-    clause::{Clause, MAX_CGROUPS, NO_CLAUSE},
+    clause::{Clause, IN_OVERLAY, MAX_CGROUPS, NO_ENTRY},
     counters::Counters,
     decide::PolicyTable,
     record::ConnectRecord,
@@ -21,8 +21,8 @@ use enforcer_common::{
 /// Policies that can be in force at once: one for each cgroup, and slot 0, which is no policy.
 const POLICY_SLOTS: usize = MAX_CGROUPS as usize + 1;
 
-/// Compiled policies that can exist at once: each slot's current one, and one being built beside it.
-const GENERATIONS: usize = 2 * POLICY_SLOTS;
+/// Compiled policies and overlays that can exist at once: each slot's current ones, and those being built beside them.
+const GENERATIONS: usize = 4 * POLICY_SLOTS;
 
 /// The smallest legacy map definition that aya's loader takes. Its own cgroup storage type has the longer
 /// key (cgroup, attach type), with which each hook would have a value of its own; with a `u64` key, the
@@ -62,7 +62,7 @@ pub(crate) fn binding() -> &'static Binding {
 static POLICIES: Array<PolicyHead, POLICY_SLOTS> = Array::new();
 
 #[btf_map]
-static ENTRIES: ArrayOfMaps<LpmTrie<AddrWords, u32, 1>, GENERATIONS> = ArrayOfMaps::new();
+static ENTRIES: ArrayOfMaps<Entries, GENERATIONS> = ArrayOfMaps::new();
 
 /// A clause as BTF describes it to the kernel.
 ///
@@ -76,22 +76,62 @@ type Clauses = Array<ClauseWords, 1, { BPF_F_INNER_MAP as usize }>;
 #[btf_map]
 static CLAUSES: ArrayOfMaps<Clauses, GENERATIONS> = ArrayOfMaps::new();
 
+type Entries = LpmTrie<AddrWords, u32, 1>;
+
+/// The maps of one generation.
+struct Layer {
+    entries: &'static Entries,
+    clauses: &'static Clauses,
+}
+
 /// The compiled policy in a slot, as [`PolicyTable`].
 pub(crate) struct KernelTable {
     generation: u32,
-    entries: &'static LpmTrie<AddrWords, u32, 1>,
-    clauses: &'static Clauses,
+    base: Layer,
+    /// The base again where there is no overlay: the verifier then sees one thing on both paths.
+    overlay: Layer,
+    has_overlay: bool,
 }
 
 /// The policy in that slot, or `None` where there is none.
 #[inline(always)]
 pub(crate) fn policy(slot: u32) -> Option<KernelTable> {
-    let generation = POLICIES.get(slot)?.generation;
+    let head = *POLICIES.get(slot)?;
     Some(KernelTable {
-        generation,
+        generation: head.generation,
+        base: layer(head.generation)?,
+        overlay: layer(if head.overlay == 0 {
+            head.generation
+        } else {
+            head.overlay
+        })?,
+        has_overlay: head.overlay != 0,
+    })
+}
+
+#[inline(always)]
+fn layer(generation: u32) -> Option<Layer> {
+    Some(Layer {
         entries: ENTRIES.get(generation)?,
         clauses: CLAUSES.get(generation)?,
     })
+}
+
+impl Layer {
+    #[inline(always)]
+    fn entry(&self, daddr_be: &AddrWords) -> u32 {
+        let key = Key::new(128, *daddr_be);
+        // The maps of a published generation are never written again: the value cannot change under the read.
+        self.entries.get(&key).copied().unwrap_or(NO_ENTRY)
+    }
+
+    #[inline(always)]
+    fn clause(&self, index: u32) -> Option<&Clause> {
+        let words = self.clauses.get_ptr(index)?;
+        // SAFETY: a clause is made of as many words as an element has, elements are aligned to 8, and any words are a
+        // clause (`FromBytes`). The maps of a published generation are never written again.
+        Some(unsafe { &*words.cast::<Clause>() })
+    }
 }
 
 impl KernelTable {
@@ -103,18 +143,27 @@ impl KernelTable {
 
 impl PolicyTable for KernelTable {
     #[inline(always)]
-    fn head(&self, daddr_be: &AddrWords) -> u32 {
-        let key = Key::new(128, *daddr_be);
-        // The maps of a published generation are never written again: the value cannot change under the read.
-        self.entries.get(&key).copied().unwrap_or(NO_CLAUSE)
+    fn base_entry(&self, daddr_be: &AddrWords) -> u32 {
+        self.base.entry(daddr_be)
+    }
+
+    #[inline(always)]
+    fn overlay_entry(&self, daddr_be: &AddrWords) -> u32 {
+        if self.has_overlay {
+            self.overlay.entry(daddr_be)
+        } else {
+            NO_ENTRY
+        }
     }
 
     #[inline(always)]
     fn clause(&self, index: u32) -> Option<&Clause> {
-        let words = self.clauses.get_ptr(index)?;
-        // SAFETY: a clause is made of as many words as an element has, aligned alike, and any words are a clause
-        // (`FromBytes`). The maps of a published generation are never written again.
-        Some(unsafe { &*words.cast::<Clause>() })
+        let layer = if index & IN_OVERLAY == 0 {
+            &self.base
+        } else {
+            &self.overlay
+        };
+        layer.clause(index & !IN_OVERLAY)
     }
 }
 

@@ -5,13 +5,16 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::bpf_probe_read_kernel,
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
+        bpf_probe_read_kernel,
+    },
     programs::SockAddrContext,
 };
 use enforcer_common::{
     address::{self, AddrWords},
     clause::IPPROTO_ICMPV6,
-    decide::{Socket, Unmovable},
+    decide::{Circumstances, Destination, Unmovable},
 };
 
 use crate::globals;
@@ -63,24 +66,25 @@ pub(crate) fn asked(context: &SockAddrContext) -> Asked {
 
 /// Sends the connect elsewhere. A port of 0 keeps the one asked for.
 #[inline(always)]
-pub(crate) fn redirect(context: &SockAddrContext, to_be: &AddrWords, to_port: u16) {
+pub(crate) fn redirect(context: &SockAddrContext, to: &Destination) {
     let raw: *mut bpf_sock_addr = context.sock_addr;
+    let to_be = &to.addr_be;
     write_field!(raw, to_be[0], user_ip6[0]);
     write_field!(raw, to_be[1], user_ip6[1]);
     write_field!(raw, to_be[2], user_ip6[2]);
     write_field!(raw, to_be[3], user_ip6[3]);
-    if to_port != 0 {
-        write_field!(raw, u32::from(to_port.to_be()), user_port);
+    if to.port != 0 {
+        write_field!(raw, u32::from(to.port.to_be()), user_port);
     }
 }
 
-/// The socket of a connect, asked only when its answer matters.
-pub(crate) struct KernelSocket<'context> {
+/// Caller and socket of a connect.
+pub(crate) struct KernelCircumstances<'context> {
     pub(crate) context: &'context SockAddrContext,
     pub(crate) protocol: u16,
 }
 
-impl Socket for KernelSocket<'_> {
+impl Circumstances for KernelCircumstances<'_> {
     #[inline(always)]
     fn unmovable(&self) -> Option<Unmovable> {
         if self.protocol == IPPROTO_ICMPV6 {
@@ -101,5 +105,28 @@ impl Socket for KernelSocket<'_> {
         // reports what it cannot read.
         let head = unsafe { bpf_probe_read_kernel(socket.cast::<[u8; V6ONLY_BYTE + 1]>()) };
         (head.ok()?[V6ONLY_BYTE] & mask != 0).then_some(Unmovable::V6Only)
+    }
+
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        bpf_get_current_uid_gid() as u32
+    }
+
+    #[inline(always)]
+    fn process(&self) -> u32 {
+        (bpf_get_current_pid_tgid() >> 32) as u32
+    }
+
+    #[inline(always)]
+    fn socket(&self) -> u32 {
+        // SAFETY: the context is the one the kernel passed.
+        let cookie = unsafe { bpf_get_socket_cookie(self.context.sock_addr.cast()) };
+        (cookie >> 32) as u32 ^ cookie as u32
+    }
+
+    #[inline(always)]
+    fn boot_ns(&self) -> u64 {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_ktime_get_boot_ns() }
     }
 }

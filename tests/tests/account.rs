@@ -9,7 +9,8 @@ use enforcer::{
     events::hub::{Item, Subscription},
     kernel::{Kernel, LoadOptions, Support},
     policy::{
-        Policy, argument::RuleArgument, compile::compile, compiled::CompiledPolicy, rule::DEFAULT_GROUP,
+        Policy, argument::RuleArgument, compile::compile, compiled::CompiledPolicy, live::Live,
+        rule::DEFAULT_GROUP,
     },
     targets::{Cgroup, Hierarchy},
 };
@@ -39,7 +40,7 @@ fn policy(rules: &[&str]) -> (Policy, Arc<CompiledPolicy>) {
         .map(|rule| RuleArgument::reject(rule).unwrap())
         .collect();
     let (policy, _) = Policy::load(None, rules).unwrap();
-    let compiled = compile(&policy.rules, &[DEFAULT_GROUP.to_owned()]).unwrap();
+    let compiled = compile(&policy.rules, &[DEFAULT_GROUP.to_owned()], &Live::default()).unwrap();
     (policy, Arc::new(compiled))
 }
 
@@ -191,7 +192,7 @@ fn attaching_under_load_never_judges_without_a_binding() {
     let cgroup = CgroupFixture::new("attach").unwrap();
     let (_, compiled) = policy(&[&format!("2001:db8::/32,errno={ERRNO}")]);
     let mut kernel = Kernel::load(&support, &LoadOptions::default()).unwrap();
-    let installed = kernel.install(&compiled).unwrap();
+    let installed = kernel.install(&compiled, None).unwrap();
     let open = open(&cgroup);
     let binding = Binding {
         layout_version: LAYOUT_VERSION,
@@ -237,7 +238,7 @@ fn a_fixed_policy_governs_whatever_the_binding_says() {
             ..LoadOptions::default()
         };
         let mut kernel = Kernel::load(&support, &options).unwrap();
-        assert_eq!(kernel.install(&compiled).unwrap().slot, 1);
+        assert_eq!(kernel.install(&compiled, None).unwrap().slot, 1);
         let binding = Binding {
             cgroup_id: cgroup.id(),
             ..Binding::default()
@@ -260,9 +261,9 @@ fn equal_policies_are_one() {
     let (_, one) = policy(&["2001:db8::/32"]);
     let (_, same) = policy(&["2001:db8::/32"]);
     let (_, other) = policy(&["2001:db8::/33"]);
-    let first = kernel.install(&one).unwrap();
-    assert_eq!(kernel.install(&same).unwrap(), first);
-    assert_ne!(kernel.install(&other).unwrap(), first);
+    let first = kernel.install(&one, None).unwrap();
+    assert_eq!(kernel.install(&same, None).unwrap(), first);
+    assert_ne!(kernel.install(&other, None).unwrap(), first);
 }
 
 #[test]
@@ -316,7 +317,7 @@ fn a_policy_of_many_entries_decides_as_a_small_one() {
         "version = 1\n[[rule]]\nname = \"list\"\naction = \"reject\"\nerrno = \"{ERRNO}\"\nprefixes_file = \"list.txt\"\n"
     );
     let (policy, _) = Policy::from_text(&folder.path().join("p.toml"), text, Vec::new()).unwrap();
-    let compiled = Arc::new(compile(&policy.rules, &[DEFAULT_GROUP.to_owned()]).unwrap());
+    let compiled = Arc::new(compile(&policy.rules, &[DEFAULT_GROUP.to_owned()], &Live::default()).unwrap());
     assert!(compiled.entries().len() >= count as usize);
     let plan = plan(&policy, &compiled, [&cgroup]);
     let governing = Governing::start(&support, plan, &options(EventsWanted::All, 1 << 16)).unwrap();

@@ -14,12 +14,12 @@ use std::{
 
 use enforcer::{
     kernel::Support,
-    policy::{Policy, argument::RuleArgument, compile::compile, rule::DEFAULT_GROUP},
+    policy::{Policy, argument::RuleArgument, compile::compile, live::Live, rule::DEFAULT_GROUP},
 };
 use enforcer_common::{
-    address::{is_ipv4_mapped, octets_from_words, words_from_octets},
-    clause::{Action, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP},
-    decide::{Connect, Decision, Mode, Socket, Unmovable, decide},
+    address::{octets_from_words, words_from_octets},
+    clause::{Action, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, NO_RULE},
+    decide::{Connect, Decision, Known, Mode, Unmovable, decide},
     errno,
 };
 use enforcer_tests::{
@@ -36,22 +36,21 @@ use enforcer_tests::{
 use serde_json::{Value, json};
 
 /// A case as `decide` sees its socket.
-impl Socket for CaseSocket<'_> {
-    fn unmovable(&self) -> Option<Unmovable> {
-        let bound = self
-            .0
-            .bind
-            .filter(|bind| !bind.is_unspecified() && bind.to_ipv4_mapped().is_none());
-        match (self.0.socket, bound, self.0.v6only) {
-            (SocketKind::Ping, _, _) => Some(Unmovable::Ping),
-            (_, Some(_), _) => Some(Unmovable::Bound),
-            (_, _, Some(true)) => Some(Unmovable::V6Only),
-            _ => None,
-        }
+fn circumstances(case: &Case) -> Known {
+    let bound = case
+        .bind
+        .filter(|bind| !bind.is_unspecified() && bind.to_ipv4_mapped().is_none());
+    let unmovable = match (case.socket, bound, case.v6only) {
+        (SocketKind::Ping, _, _) => Some(Unmovable::Ping),
+        (_, Some(_), _) => Some(Unmovable::Bound),
+        (_, _, Some(true)) => Some(Unmovable::V6Only),
+        _ => None,
+    };
+    Known {
+        unmovable,
+        ..Known::default()
     }
 }
-
-struct CaseSocket<'case>(&'case Case);
 
 fn policy_of(group: &Group) -> Policy {
     let arguments = group.arguments();
@@ -69,34 +68,24 @@ fn policy_of(group: &Group) -> Policy {
 }
 
 /// What a decision means in the table's words.
-fn in_words(policy: &Policy, case: &Case, decision: &Decision<'_>) -> Expect {
-    let label = |rule: u32| Some(policy.rules[rule as usize].label.clone());
+fn in_words(policy: &Policy, case: &Case, decision: &Decision) -> Expect {
+    let label = |rule: u32| (rule != NO_RULE).then(|| policy.rules[rule as usize].label.clone());
     let redirect_to = decision
-        .acted
+        .destination()
         .filter(|_| decision.verdict == Action::Redirect)
-        .map(|clause| {
-            let octets = octets_from_words(clause.to_be);
-            let port = if clause.to_port == 0 {
-                case.port
-            } else {
-                clause.to_port
-            };
-            assert_eq!(
-                is_ipv4_mapped(&clause.to_be),
-                IpAddr::from(octets).to_canonical().is_ipv4()
-            );
-            SocketAddr::new(IpAddr::from(octets).to_canonical(), port)
+        .map(|to| {
+            let port = if to.port == 0 { case.port } else { to.port };
+            SocketAddr::new(IpAddr::from(octets_from_words(to.addr_be)).to_canonical(), port)
         });
     Expect {
         verdict: decision.verdict,
-        errno: decision
-            .acted
-            .filter(|_| decision.verdict == Action::Reject)
-            .and_then(|clause| errno::by_number(clause.errno)),
+        errno: (decision.verdict == Action::Reject)
+            .then(|| errno::by_number(decision.errno))
+            .flatten(),
         redirect_to,
-        rule: decision.acted.and_then(|clause| label(clause.rule)),
-        would: decision.would.map(|(_, action)| action),
-        would_rule: decision.would.and_then(|(clause, _)| label(clause.rule)),
+        rule: label(decision.rule),
+        would: decision.would,
+        would_rule: label(decision.would_rule),
         unmovable: decision.unmovable,
     }
 }
@@ -105,20 +94,17 @@ fn in_words(policy: &Policy, case: &Case, decision: &Decision<'_>) -> Expect {
 fn the_table_through_decide() {
     for group in load().unwrap() {
         let policy = policy_of(&group);
-        let compiled = compile(&policy.rules, &[DEFAULT_GROUP.to_owned()]).unwrap();
+        let compiled = compile(&policy.rules, &[DEFAULT_GROUP.to_owned()], &Live::default()).unwrap();
         for case in &group.cases {
-            let connect = Connect {
-                daddr_be: words_from_octets(case.dest.octets()),
-                dport: case.port,
-                protocol: match case.socket {
-                    SocketKind::Tcp | SocketKind::Fastopen => IPPROTO_TCP,
-                    SocketKind::Mptcp => IPPROTO_MPTCP,
-                    SocketKind::Udp => IPPROTO_UDP,
-                    SocketKind::Ping => IPPROTO_ICMPV6,
-                },
-                mode: group.mode,
+            let protocol = match case.socket {
+                SocketKind::Tcp | SocketKind::Fastopen => IPPROTO_TCP,
+                SocketKind::Mptcp => IPPROTO_MPTCP,
+                SocketKind::Udp => IPPROTO_UDP,
+                SocketKind::Ping => IPPROTO_ICMPV6,
             };
-            let decision = decide(&compiled, &CaseSocket(case), &connect).unwrap();
+            let address = words_from_octets(case.dest.octets());
+            let connect = Connect::new(address, case.port, protocol, group.mode);
+            let decision = decide(&compiled, &circumstances(case), &connect).unwrap();
             assert_eq!(
                 in_words(&policy, case, &decision),
                 case.expect,

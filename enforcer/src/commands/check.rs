@@ -28,6 +28,7 @@ use crate::{
         compile::compile,
         compiled::CompiledPolicy,
         diagnostic::{self, Diagnostic, Severity},
+        live::Live,
         rule::{GroupName, Rule},
     },
     sinks::text::Shown,
@@ -131,7 +132,7 @@ fn rule_sets(policy: &Policy) -> Result<Vec<RuleSet>, Failure> {
     let mut sets: Vec<RuleSet> = Vec::new();
     let mut known: HashMap<Arc<CompiledPolicy>, usize> = HashMap::new();
     for groups in policy.group_sets() {
-        let compiled = compile(&policy.rules, &groups).map_err(|diagnostics| {
+        let compiled = compile(&policy.rules, &groups, &Live::default()).map_err(|diagnostics| {
             Failure::rendered(Exit::Policy, diagnostic::render(&diagnostics, prepare::colour()))
         })?;
         let compiled = Arc::new(compiled);
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(
             shown[0],
             "rules of a; of a and default, for targets web, api\n\
-             \x20 7 entries, 3 clauses, about 824 bytes in the kernel\n\
+             \x20 7 entries, 3 clauses, about 896 bytes in the kernel\n\
              \x20 ::/0\n    1. reject with ENETUNREACH: wide\n\
              \x20 ::/128\n    nothing is tried: the connect is allowed\n\
              \x20 ::1/128\n    nothing is tried: the connect is allowed\n\

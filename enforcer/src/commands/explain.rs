@@ -105,13 +105,8 @@ fn cases(
     proto: Option<Proto>,
 ) -> Result<Vec<Case>, Failure> {
     let compiled = prepare::compiled(policy, groups, arguments.rules.policy.as_deref())?;
-    let question = Question {
-        address,
-        port,
-        proto,
-        mode: policy.mode,
-    };
-    explain_connects(&compiled, &policy.rules, groups, &question).map_err(|fault| {
+    let question = Question::new(address, port, proto, policy.mode);
+    explain_connects(&*compiled, &policy.rules, groups, &question).map_err(|fault| {
         let error = anyhow!("the compiled policy is damaged: {fault:?}");
         Failure::new(Exit::Failed, error).hint(Some("this is a mistake in enforcer; please report it"))
     })

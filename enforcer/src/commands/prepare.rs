@@ -21,6 +21,7 @@ use crate::{
         compile::compile,
         compiled::CompiledPolicy,
         diagnostic::{self, PolicyError},
+        live::Live,
         rule::{DEFAULT_GROUP, GroupName, Rule, RuleAction, RuleGroups},
     },
 };
@@ -121,7 +122,7 @@ pub(crate) fn compiled(
     groups: &[GroupName],
     file: Option<&Path>,
 ) -> Result<Arc<CompiledPolicy>, Failure> {
-    compile(&policy.rules, groups)
+    compile(&policy.rules, groups, &Live::default())
         .map(Arc::new)
         .map_err(|diagnostics| {
             let exit = if file.is_some() {

@@ -8,7 +8,7 @@ use std::{collections::HashSet, net::Ipv6Addr, sync::Arc, time::Duration};
 use enforcer_common::{
     address::words_from_octets,
     clause::{Action, IPPROTO_TCP, IPPROTO_UDP, Proto},
-    decide::{Connect, Mode, Socket, Unmovable, decide},
+    decide::{Connect, Known, Mode, decide},
 };
 
 use super::console;
@@ -91,15 +91,6 @@ fn warnings(
     all
 }
 
-/// A socket like most: it can be moved.
-struct Movable;
-
-impl Socket for Movable {
-    fn unmovable(&self) -> Option<Unmovable> {
-        None
-    }
-}
-
 fn rejecting(
     rules: &[Rule],
     policy: &CompiledPolicy,
@@ -115,10 +106,24 @@ fn rejecting(
             Proto::Udp => IPPROTO_UDP,
         },
         mode: Mode::Enforce,
+        rollout_key: 0,
+        // What is warned of may come with any share of a rollout.
+        canaries: u64::MAX,
+        zero: 0,
     };
-    let decision = decide(policy, &Movable, &connect).ok()?;
-    let clause = decision.acted.filter(|_| decision.verdict == Action::Reject)?;
-    let rule = rules.get(usize::try_from(clause.rule).ok()?)?;
+    // A socket like most, of the one who warns.
+    let circumstances = Known {
+        unmovable: None,
+        uid: rustix::process::getuid().as_raw(),
+        process: std::process::id(),
+        socket: 0,
+        boot_ns: 1,
+    };
+    let decision = decide(policy, &circumstances, &connect).ok()?;
+    if decision.verdict != Action::Reject {
+        return None;
+    }
+    let rule = rules.get(usize::try_from(decision.rule).ok()?)?;
     Some(RejectingRule {
         label: rule.label.clone(),
         prefix: rule.covering_prefix(addr)?,

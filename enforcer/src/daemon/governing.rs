@@ -7,6 +7,7 @@ use std::{
 
 use enforcer_common::{
     binding::{Binding, EventsWanted, FLAG_HAS_INNER, FLAG_HAS_OUTER, LAYOUT_VERSION},
+    clause::text_hash,
     counters::Counters,
     decide::Mode,
 };
@@ -20,6 +21,7 @@ use crate::{
         hub::{DEFAULT_CAPACITY, Hub, Subscription},
     },
     kernel::{Attachment, BpfLog, BpfLogLevel, EventRing, Kernel, KernelError, LoadOptions, Support},
+    policy::rule::Rule,
     targets::Cgroup,
 };
 
@@ -135,7 +137,7 @@ impl Governing {
         // Index 0 is what connects without a binding are counted under.
         for (index, target) in (1u32..).zip(plan.targets) {
             let from_boot_ns = clock::boot_now_ns();
-            let installed = self.kernel.install(&target.policy)?;
+            let installed = self.kernel.install(&target.policy, None)?;
             self.catalog
                 .publish_rules(installed.generation, from_boot_ns, plan.rules.clone());
             self.catalog.name_target(index, target.name.as_str());
@@ -150,6 +152,8 @@ impl Governing {
                     mode: options.mode as u8,
                     flags: outer | inner,
                     events: options.events as u8,
+                    canaries: canaries(&plan.rules, &target.name),
+                    rollout_key: text_hash(target.name.as_bytes()),
                     ..Binding::default()
                 };
                 self.catalog
@@ -265,4 +269,13 @@ impl Governing {
             wanted: self.hub.seen(),
         })
     }
+}
+
+/// The lists of canaries that name a target, as [`Binding::canaries`].
+fn canaries(rules: &[Rule], target: &str) -> u64 {
+    let lists = rules.iter().filter_map(|rule| rule.rollout.as_ref());
+    let naming = lists.filter(|rollout| rollout.canary.iter().any(|name| name == target));
+    naming
+        .filter_map(|rollout| rollout.canary_list.checked_sub(1))
+        .fold(0, |bits, list| bits | 1_u64 << (list & 63))
 }

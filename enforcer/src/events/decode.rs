@@ -135,6 +135,8 @@ pub struct Record {
     pub rule: Option<u32>,
     /// Index of the rule that would have acted.
     pub would_rule: Option<u32>,
+    /// Index of the first rule that would have decided if its rollout included the connect.
+    pub left_out_rule: Option<u32>,
     /// The socket's protocol.
     pub protocol: Protocol,
     /// The socket's type.
@@ -193,6 +195,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         generation: raw.generation,
         rule: (raw.rule != NO_RULE).then_some(raw.rule),
         would_rule: (raw.would_rule != NO_RULE).then_some(raw.would_rule),
+        left_out_rule: (raw.left_out_rule != NO_RULE).then_some(raw.left_out_rule),
         protocol: Protocol::of(raw.protocol),
         socket_type: SocketType::of(raw.socket_type),
         errno: (raw.errno != 0).then_some(raw.errno),

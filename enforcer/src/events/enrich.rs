@@ -126,7 +126,7 @@ impl Catalog {
             .map(|(addr, port)| RedirectTo::new(addr, port, record.dport));
         // In audit mode no clause acted, so the kernel has no address to report; the rule has.
         let unmoved_to = || match (record.unmovable, &would) {
-            (Some(_), Some(would)) => would.redirect_to(record.dport),
+            (Some(_), Some(would)) => would.redirect_to(record.daddr, record.dport),
             _ => None,
         };
         let rejected = record.verdict == Checked::Known(Action::Reject);
@@ -157,6 +157,7 @@ impl Catalog {
             cgroup_id: record.cgroup_id,
             cgroup: self.cgroups.get(&record.cgroup_id).cloned(),
             task_cgroup_id: record.task_cgroup_id,
+            left_out: record.left_out_rule.map(|index| self.rule(record, index)),
         }
     }
 

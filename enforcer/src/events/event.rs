@@ -16,7 +16,7 @@ use ipnet::Ipv6Net;
 use jiff::Timestamp;
 
 use super::decode::{Checked, Comm, Protocol, SocketType};
-use crate::policy::rule::{Rule, RuleAction};
+use crate::policy::rule::Rule;
 
 /// One connect of a governed cgroup, with every number resolved that could be.
 #[derive(Clone, Debug)]
@@ -65,6 +65,8 @@ pub struct Event {
     pub cgroup: Option<Arc<str>>,
     /// The cgroup of the calling task.
     pub task_cgroup_id: u64,
+    /// The first rule that would have decided if its rollout included the connect.
+    pub left_out: Option<RuleRef>,
 }
 
 /// What a rule that did not act would have done.
@@ -84,13 +86,11 @@ impl Would {
         (self.action == Checked::Known(Action::Reject)).then_some(rule.errno.number)
     }
 
-    /// Where it would have gone.
+    /// Where a connect to that address would have gone; not known of redirects to a name.
     #[must_use]
-    pub fn redirect_to(&self, dport: u16) -> Option<RedirectTo> {
-        match self.rule.as_ref()?.get()?.action {
-            RuleAction::Redirect(to) => Some(RedirectTo::new(*to.ip(), to.port(), dport)),
-            RuleAction::Allow | RuleAction::Reject => None,
-        }
+    pub fn redirect_to(&self, daddr: Ipv6Addr, dport: u16) -> Option<RedirectTo> {
+        let to = self.rule.as_ref()?.get()?.redirects(daddr)?;
+        Some(RedirectTo::new(*to.ip(), to.port(), dport))
     }
 }
 

@@ -7,7 +7,6 @@ use enforcer_common::{
     address::words_from_octets,
     clause::{Action, IPPROTO_TCP, NO_RULE},
     decide::Mode,
-    errno,
     record::{COMM_LEN, ConnectRecord, NO_ACTION},
 };
 use jiff::Timestamp;
@@ -18,7 +17,7 @@ use super::{
     enrich::{CallerErrno, Catalog},
     event::Event,
 };
-use crate::policy::rule::{Origin, Rule, RuleAction, RuleGroups};
+use crate::policy::rule::{Origin, RedirectTo, Rule, RuleAction, RuleGroups};
 
 pub(crate) fn comm(name: &[u8]) -> [u8; COMM_LEN] {
     let mut comm = [0; COMM_LEN];
@@ -48,6 +47,7 @@ pub(crate) fn rejected() -> ConnectRecord {
         generation: 1,
         rule: 0,
         would_rule: NO_RULE,
+        left_out_rule: NO_RULE,
         dport: 5432,
         redirect_port: 0,
         protocol: IPPROTO_TCP,
@@ -57,7 +57,7 @@ pub(crate) fn rejected() -> ConnectRecord {
         mode: Mode::Enforce as u8,
         socket_type: 1,
         unmovable: 0,
-        reserved: [0; 7],
+        reserved: [0; 3],
         comm: comm(b"psql"),
     }
 }
@@ -101,14 +101,13 @@ pub(crate) fn audited() -> ConnectRecord {
 
 pub(crate) fn rule(label: &str, prefixes: &[&str], action: RuleAction) -> Rule {
     Rule {
-        label: label.to_owned(),
-        origin: Origin::Argument(label.to_owned()),
         groups: RuleGroups::All,
-        prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
-        action,
-        errno: errno::DEFAULT,
-        ports: Vec::new(),
-        proto: None,
+        ..Rule::plain(
+            label.to_owned(),
+            Origin::Argument(label.to_owned()),
+            prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            action,
+        )
     }
 }
 
@@ -123,7 +122,11 @@ pub(crate) fn catalog(caller_errno: CallerErrno) -> Catalog {
         0,
         Arc::new([
             rule("aws-apse1-has-no-route-here", &aws, RuleAction::Reject),
-            rule("policy.toml:12", &["2001:db8:3::/48"], RuleAction::Redirect(to)),
+            rule(
+                "policy.toml:12",
+                &["2001:db8:3::/48"],
+                RuleAction::Redirect(RedirectTo::Address(to)),
+            ),
         ]),
     );
     catalog

@@ -74,13 +74,34 @@ impl Kernel {
         })
     }
 
-    /// Makes a compiled policy available to attachments. Equal policies are one.
+    /// Makes a compiled policy available to attachments. Equal policies are one, unless they are for targets (`scope`)
+    /// whose names have answers of their own.
     ///
     /// # Errors
     ///
     /// When a map cannot be created or filled; nothing points to a policy that is not whole.
-    pub fn install(&mut self, policy: &Arc<CompiledPolicy>) -> Result<Installed, KernelError> {
-        self.policies.install(policy)
+    pub fn install(
+        &mut self,
+        policy: &Arc<CompiledPolicy>,
+        scope: Option<u32>,
+    ) -> Result<Installed, KernelError> {
+        self.policies.install(policy, scope)
+    }
+
+    /// Puts what is known of times and names now into force: the same policy with other clauses, and its overlay.
+    /// Every connect sees both as they were, or both as they are. Blocks some milliseconds, until no program uses what
+    /// was there.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be created or filled; then all stays as it was.
+    pub fn replace(
+        &mut self,
+        slot: u32,
+        policy: &Arc<CompiledPolicy>,
+        overlay: CompiledPolicy,
+    ) -> Result<Installed, KernelError> {
+        self.policies.replace(slot, policy, overlay)
     }
 
     /// Governs a cgroup and everything below it, from the moment this returns until the attachment is

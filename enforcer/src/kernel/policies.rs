@@ -1,11 +1,12 @@
 //! Compiled policies in the kernel: each a pair of inner maps (entries and clauses) of one generation, sized
-//! to itself, addressed by its content.
+//! to itself.
 //!
-//! A slot is what bindings name; it points at a generation through one 8-byte value, so that the policy of
-//! every cgroup that uses the slot changes with a single store. A generation is filled before anything points
-//! at it and is never written afterwards.
+//! A slot is what bindings name; it points at a generation, and at that of an overlay, through one 8-byte value, so that
+//! the policy of every cgroup that uses the slot changes with a single store. A generation is filled before anything
+//! points at it and is never written afterwards; it is given back once nothing points at it and every program that may
+//! have seen it is done.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use aya::{
     Ebpf,
@@ -37,62 +38,147 @@ pub struct Installed {
     pub generation: u32,
 }
 
-/// The policy maps.
+/// Policies in force, by slot.
 pub(crate) struct Policies {
+    maps: Maps,
+    /// What the slots hold, slot 1 first.
+    slots: Vec<Slot>,
+}
+
+/// The policy maps.
+struct Maps {
     entries: ArrayOfMaps<MapData, Entries>,
     clauses: ArrayOfMaps<MapData, Clauses>,
     heads: Array<MapData, Plain<PolicyHead>>,
-    installed: HashMap<Arc<CompiledPolicy>, Installed>,
+    /// The lowest generation that was never used. 0 is none.
+    next_generation: u32,
+    /// Generations that were given back.
+    free: Vec<u32>,
+}
+
+/// What a slot holds.
+struct Slot {
+    policy: Arc<CompiledPolicy>,
+    /// Whose overlay lies over it, if it is not for everybody.
+    scope: Option<u32>,
+    head: PolicyHead,
+    /// The prefixes in force, which later generations of the same rules share.
+    entries: Entries,
+    overlay: CompiledPolicy,
 }
 
 impl Policies {
     pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
-            entries: loader::typed_map(ebpf, "ENTRIES")?,
-            clauses: loader::typed_map(ebpf, "CLAUSES")?,
-            heads: loader::typed_map(ebpf, "POLICIES")?,
-            installed: HashMap::new(),
+            maps: Maps {
+                entries: loader::typed_map(ebpf, "ENTRIES")?,
+                clauses: loader::typed_map(ebpf, "CLAUSES")?,
+                heads: loader::typed_map(ebpf, "POLICIES")?,
+                next_generation: 1,
+                free: Vec::new(),
+            },
+            slots: Vec::new(),
         })
     }
 
-    pub(crate) fn install(&mut self, policy: &Arc<CompiledPolicy>) -> Result<Installed, KernelError> {
-        if let Some(installed) = self.installed.get(policy) {
-            return Ok(*installed);
-        }
-        // Slot 0 means "no policy" and generation 0 "none"; slots and generations are not given back yet,
-        // because a controller that never changes its policy installs each once.
-        let number = self.installed.len() + 1;
-        let limit = self.heads.len() as usize;
-        if number >= limit {
-            return Err(KernelError::TooMany {
-                what: "policies",
-                count: number,
-                limit: limit - 1,
+    /// Equal policies of one scope are one.
+    pub(crate) fn install(
+        &mut self,
+        policy: &Arc<CompiledPolicy>,
+        scope: Option<u32>,
+    ) -> Result<Installed, KernelError> {
+        let known = (1..)
+            .zip(&self.slots)
+            .find(|(_, slot)| slot.scope == scope && slot.policy == *policy);
+        if let Some((slot, held)) = known {
+            return Ok(Installed {
+                slot,
+                generation: held.head.generation,
             });
         }
-        let number = number as u32;
-        let installed = Installed {
-            slot: number,
-            generation: number,
-        };
-
-        let entries = fill_entries(policy).map_err(|e| failed("ENTRIES", "fill the prefixes", e))?;
-        let clauses = fill_clauses(policy).map_err(|e| failed("CLAUSES", "fill the clauses", e))?;
-        self.clauses
-            .set(installed.generation, &clauses, 0)
-            .map_err(|e| failed("CLAUSES", "publish a generation", e))?;
-        self.entries
-            .set(installed.generation, &entries, 0)
-            .map_err(|e| failed("ENTRIES", "publish a generation", e))?;
+        // Slot 0 means "no policy". Slots are not given back: there are as many as cgroups may be governed.
+        let slot = self.slots.len() as u32 + 1;
+        let slots = self.maps.heads.len();
+        if slot >= slots {
+            return Err(KernelError::TooMany {
+                what: "policies",
+                count: slot as usize,
+                limit: slots as usize - 1,
+            });
+        }
+        let entries = filled(policy)?;
         let head = PolicyHead {
-            generation: installed.generation,
-            reserved: 0,
+            generation: self.maps.publish(&entries, policy)?,
+            overlay: 0,
         };
-        self.heads
-            .set(installed.slot, Plain(head), 0)
-            .map_err(|e| failed("POLICIES", "point a slot at its generation", e))?;
-        self.installed.insert(Arc::clone(policy), installed);
-        Ok(installed)
+        self.maps.point(slot, head)?;
+        self.slots.push(Slot {
+            policy: Arc::clone(policy),
+            scope,
+            head,
+            entries,
+            overlay: CompiledPolicy::default(),
+        });
+        Ok(Installed {
+            slot,
+            generation: head.generation,
+        })
+    }
+
+    /// Puts other clauses of the same rules into force, and another overlay, both at once. The entries must be those
+    /// that the slot's policy has.
+    pub(crate) fn replace(
+        &mut self,
+        slot: u32,
+        policy: &Arc<CompiledPolicy>,
+        overlay: CompiledPolicy,
+    ) -> Result<Installed, KernelError> {
+        let at = (slot as usize).wrapping_sub(1);
+        let Some(held) = self.slots.get_mut(at) else {
+            return Err(KernelError::Missing {
+                kind: "policy",
+                name: "slot",
+            });
+        };
+        let before = held.head;
+        let mut head = before;
+        let mut changed_entries = None;
+        if held.policy != *policy {
+            if held.policy.entries() != policy.entries() {
+                changed_entries = Some(filled(policy)?);
+            }
+            let entries = changed_entries.as_ref().unwrap_or(&held.entries);
+            head.generation = self.maps.publish(entries, policy)?;
+        }
+        if held.overlay != overlay {
+            let published = if overlay.entries().is_empty() {
+                Ok(0)
+            } else {
+                filled(&overlay).and_then(|entries| self.maps.publish(&entries, &overlay))
+            };
+            match published {
+                Ok(generation) => head.overlay = generation,
+                Err(error) => {
+                    self.maps.give_back(before, head);
+                    return Err(error);
+                }
+            }
+        }
+        if let Err(error) = self.maps.point(slot, head) {
+            self.maps.give_back(before, head);
+            return Err(error);
+        }
+        held.policy = Arc::clone(policy);
+        held.overlay = overlay;
+        held.head = head;
+        if let Some(entries) = changed_entries {
+            held.entries = entries;
+        }
+        self.maps.give_back(head, before);
+        Ok(Installed {
+            slot,
+            generation: head.generation,
+        })
     }
 
     /// Waits until every program run that has begun is over. The kernel does so whenever a map within a map is
@@ -100,8 +186,67 @@ impl Policies {
     /// none, and without clauses stays none.
     pub(crate) fn wait_for_programs(&mut self) -> Result<(), KernelError> {
         Entries::create(1, BPF_F_NO_PREALLOC)
-            .and_then(|empty| self.entries.set(0, &empty, 0))
+            .and_then(|empty| self.maps.entries.set(0, &empty, 0))
             .map_err(|e| failed("ENTRIES", "wait for running programs", e))
+    }
+}
+
+impl Maps {
+    /// Makes a new generation of those prefixes and the policy's clauses.
+    fn publish(&mut self, entries: &Entries, policy: &CompiledPolicy) -> Result<u32, KernelError> {
+        let clauses = fill_clauses(policy).map_err(|e| failed("CLAUSES", "fill the clauses", e))?;
+        let generation = match self.free.pop() {
+            Some(generation) => generation,
+            None if self.next_generation < self.entries.len() => {
+                self.next_generation += 1;
+                self.next_generation - 1
+            }
+            None => {
+                return Err(KernelError::TooMany {
+                    what: "generations of policies",
+                    count: self.next_generation as usize,
+                    limit: self.entries.len() as usize - 1,
+                });
+            }
+        };
+        self.clauses
+            .set(generation, &clauses, 0)
+            .map_err(|e| failed("CLAUSES", "publish a generation", e))?;
+        self.entries
+            .set(generation, entries, 0)
+            .map_err(|e| failed("ENTRIES", "publish a generation", e))?;
+        Ok(generation)
+    }
+
+    /// One store: no connect sees the policy without its overlay.
+    fn point(&mut self, slot: u32, head: PolicyHead) -> Result<(), KernelError> {
+        self.heads
+            .set(slot, Plain(head), 0)
+            .map_err(|e| failed("POLICIES", "point a slot at its generation", e))
+    }
+
+    /// Gives back the generations of `unused` that are not in `kept`. Programs that have read the old head may still be
+    /// in the old maps, which the kernel keeps until they are done; and before a number can mean another policy, the
+    /// kernel has waited for them (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), because emptying an inner map does
+    /// that.
+    fn give_back(&mut self, kept: PolicyHead, unused: PolicyHead) {
+        for (generation, kept) in [
+            (unused.generation, kept.generation),
+            (unused.overlay, kept.overlay),
+        ] {
+            if generation == 0 || generation == kept {
+                continue;
+            }
+            let emptied = Entries::create(1, BPF_F_NO_PREALLOC)
+                .and_then(|empty| self.entries.set(generation, &empty, 0))
+                .and_then(|()| Clauses::create(1, BPF_F_INNER_MAP))
+                .and_then(|empty| self.clauses.set(generation, &empty, 0));
+            match emptied {
+                Ok(()) => self.free.push(generation),
+                // It is lost for good, which is a matter of memory only.
+                Err(error) => log::debug!("cannot give back generation {generation}: {error}"),
+            }
+        }
     }
 }
 
@@ -113,6 +258,10 @@ fn failed(map: &'static str, operation: &'static str, source: MapError) -> Kerne
     }
 }
 
+fn filled(policy: &CompiledPolicy) -> Result<Entries, KernelError> {
+    fill_entries(policy).map_err(|e| failed("ENTRIES", "fill the prefixes", e))
+}
+
 /// The flags must be those of the template the outer map was created with, or the kernel refuses the pair.
 fn fill_entries(policy: &CompiledPolicy) -> Result<Entries, MapError> {
     let count = u32::try_from(policy.entries().len()).unwrap_or(u32::MAX).max(1);
@@ -121,7 +270,7 @@ fn fill_entries(policy: &CompiledPolicy) -> Result<Entries, MapError> {
         let words = words_from_octets(entry.prefix.network().octets());
         map.insert(
             &Key::new(u32::from(entry.prefix.prefix_len()), Plain(words)),
-            entry.head,
+            entry.value(),
             0,
         )?;
     }

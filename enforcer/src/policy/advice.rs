@@ -12,7 +12,7 @@ use super::{
     check::place_of,
     diagnostic::{Diagnostic, Place, Severity},
     parse::Report,
-    rule::{GroupName, Rule, RuleAction},
+    rule::{GroupName, RedirectTo, Rule, RuleAction},
     source::Source,
     value::quote,
 };
@@ -93,7 +93,7 @@ fn idle_targets(policy: &Policy, source: Option<&Source>, report: &mut Report) {
 /// A limit of a rule that keeps it from steering the order of addresses: C libraries rank the addresses of a
 /// name by connecting a UDP socket to each, glibc with the service's port, the others with one of their own.
 fn order_effect(rule: &Rule) -> Option<(&'static str, &'static str)> {
-    match (rule.action, rule.proto, rule.ports.is_empty()) {
+    match (&rule.action, rule.proto, rule.ports.is_empty()) {
         (RuleAction::Allow, ..) => None,
         (_, Some(Proto::Tcp), _) => Some((
             "TCP",
@@ -136,13 +136,21 @@ fn allow_lists(policy: &Policy, source: Option<&Source>, report: &mut Report) {
 
 /// The service that a rule moves to another family, if it is one of those, with the port it is known by.
 fn kept_service(rule: &Rule) -> Option<(u16, &'static str)> {
-    let RuleAction::Redirect(to) = rule.action else {
+    let RuleAction::Redirect(to) = &rule.action else {
         return None;
     };
-    let to_ipv4 = to.ip().to_ipv4_mapped()?;
-    if to_ipv4.is_loopback() {
-        return None;
-    }
+    let to_port = match to {
+        RedirectTo::Address(to) => match to.ip().to_ipv4_mapped() {
+            Some(ipv4) if !ipv4.is_loopback() => to.port(),
+            _ => return None,
+        },
+        RedirectTo::Prefix(to) => match to.network().to_ipv4_mapped() {
+            Some(_) => 0,
+            None => return None,
+        },
+        RedirectTo::Host { port, .. } => *port,
+        RedirectTo::Embedded | RedirectTo::Twin => 0,
+    };
     let is_asked_for = |port: u16| {
         let narrow = |range: &RangeInclusive<u16>| range.end() - range.start() < SERVICE_PORTS;
         rule.ports
@@ -150,5 +158,5 @@ fn kept_service(rule: &Rule) -> Option<(u16, &'static str)> {
             .any(|range| narrow(range) && range.contains(&port))
     };
     KEPT.into_iter()
-        .find(|(port, _)| to.port() == *port || is_asked_for(*port))
+        .find(|(port, _)| to_port == *port || is_asked_for(*port))
 }

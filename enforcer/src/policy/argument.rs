@@ -8,7 +8,7 @@ use enforcer_common::{clause::Proto, errno::Errno};
 use ipnet::Ipv6Net;
 
 use super::{
-    rule::RuleAction,
+    rule::{RedirectTo, RuleAction},
     value::{
         Problem, check_container, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to,
         quote, suggest,
@@ -121,7 +121,10 @@ impl RuleArgument {
         let (prefix, action) = match (kind, subject.split_once('=')) {
             (ArgumentKind::Allow, None) => (subject, RuleAction::Allow),
             (ArgumentKind::Reject, None) => (subject, RuleAction::Reject),
-            (ArgumentKind::Redirect, Some((prefix, to))) => (prefix, RuleAction::Redirect(redirect_to(to)?)),
+            (ArgumentKind::Redirect, Some((prefix, to))) => (
+                prefix,
+                RuleAction::Redirect(RedirectTo::Address(redirect_to(to)?)),
+            ),
             (ArgumentKind::Redirect, None) => {
                 return Err(Problem::new(format!("{} does not say where to", quote(subject)))
                     .hint("write `--redirect PREFIX=ADDRESS`, such as `2001:db8::/32=192.0.2.1`"));
@@ -244,7 +247,7 @@ mod tests {
             let rule = RuleArgument::redirect(&format!("2001:db8:3::/48={text}")).unwrap();
             assert_eq!(
                 rule.action,
-                RuleAction::Redirect(expected.parse().unwrap()),
+                RuleAction::Redirect(RedirectTo::Address(expected.parse().unwrap())),
                 "{text}"
             );
         }

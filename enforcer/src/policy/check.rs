@@ -12,6 +12,7 @@ use super::{
     check_rule::{checked, groups, rule_of_argument, rule_of_table},
     diagnostic::{Diagnostic, Place, PolicyError, Related, Severity},
     document::{Document, Field, ModeName, TargetTable},
+    live::Live,
     parse::{Report, parse},
     review::{self, Findings},
     rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleGroups},
@@ -278,12 +279,14 @@ fn check_together(policy: &Policy, source: Option<&Source>, report: &mut Report)
         }
     }
     let mut findings = Findings::new(policy.rules.len());
+    let live = Live::default();
     for groups in policy.group_sets() {
         let named = groups.iter().filter_map(|name| of_group.get(name.as_str()));
         let mut chosen: Vec<u32> = named.flatten().chain(&of_all).copied().collect();
+        chosen.retain(|index| policy.rules[*index as usize].enabled);
         chosen.sort_unstable();
         chosen.dedup();
-        review::compile_and_review(&policy.rules, &chosen, &mut findings);
+        review::compile_and_review(&policy.rules, &chosen, &live, &mut findings);
     }
     let place_of = |rule: &Rule| place_of(&rule.origin, source);
     for diagnostic in findings.diagnostics(&policy.rules, &place_of) {

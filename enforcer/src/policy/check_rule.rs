@@ -13,7 +13,7 @@ use super::{
     document::{ActionName, Field, Port, ProtoName, RuleTable},
     parse::Report,
     prefix_list::{read_prefixes, sort},
-    rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleAction, RuleGroups},
+    rule::{DEFAULT_GROUP, GroupName, Origin, RedirectTo, Rule, RuleAction, RuleGroups},
     source::Source,
     value::{Problem, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to, port_number},
 };
@@ -22,15 +22,14 @@ use super::{
 pub(super) fn rule_of_argument(argument: RuleArgument, default_errno: Errno) -> Rule {
     let mut ports = argument.ports;
     merge_ports(&mut ports);
+    let label = argument.name.unwrap_or_else(|| argument.spelling.clone());
+    let origin = Origin::Argument(argument.spelling);
     Rule {
-        label: argument.name.unwrap_or_else(|| argument.spelling.clone()),
-        origin: Origin::Argument(argument.spelling),
         groups: RuleGroups::All,
-        prefixes: vec![argument.prefix],
-        action: argument.action,
         errno: argument.errno.unwrap_or(default_errno),
         ports,
         proto: argument.proto,
+        ..Rule::plain(label, origin, vec![argument.prefix], argument.action)
     }
 }
 
@@ -60,12 +59,9 @@ pub(super) fn rule_of_table(
         line,
         column,
     };
+    let label = name.unwrap_or_else(|| origin.to_string());
     Some(Rule {
-        label: name.unwrap_or_else(|| origin.to_string()),
-        origin,
         groups: RuleGroups::Named(groups),
-        prefixes: prefixes?,
-        action: action?,
         errno: errno.unwrap_or(default_errno),
         ports: ports?,
         proto: match table.proto {
@@ -76,6 +72,7 @@ pub(super) fn rule_of_table(
                 ProtoName::Udp => Proto::Udp,
             }),
         },
+        ..Rule::plain(label, origin, prefixes?, action?)
     })
 }
 
@@ -219,7 +216,7 @@ fn action(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Option
                 let hint = "add `to = \"192.0.2.1\"`, with `:PORT` if the port changes too";
                 report.missing(source, &action.span(), problem.hint(hint));
             }
-            to.map(RuleAction::Redirect)
+            to.map(|to| RuleAction::Redirect(RedirectTo::Address(to)))
         }
         ActionName::Allow => {
             if let Some(errno) = table.errno.good() {

@@ -8,12 +8,12 @@ use std::net::Ipv6Addr;
 use enforcer_common::{
     address::{AddrWords, octets_from_words, words_from_octets},
     binding::EntryKey,
-    clause::{Clause, NO_CLAUSE},
+    clause::{Clause, DestinationForm, IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, NO_ENTRY, entry_value},
     decide::PolicyTable,
 };
 use ipnet::Ipv6Net;
 
-use super::rule::longest_match;
+use super::{lists::with_addresses, live::Live, rule::longest_match};
 
 /// A prefix and the head of its clause list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +32,12 @@ impl Entry {
             prefix_len: u32::from(self.prefix.prefix_len()),
             addr_be: words_from_octets(self.prefix.network().octets()),
         }
+    }
+
+    /// The value in the longest-prefix-match map.
+    #[must_use]
+    pub const fn value(&self) -> u32 {
+        entry_value(self.prefix.prefix_len(), self.head)
     }
 }
 
@@ -57,7 +63,8 @@ impl CompiledPolicy {
         &self.entries
     }
 
-    /// The clause array. A clause's `next` is always a lower index than its own.
+    /// The clause array. A clause's `next` is always a lower index than its own, or lies in the base while the clause lies
+    /// in the overlay.
     #[must_use]
     pub fn clauses(&self) -> &[Clause] {
         &self.clauses
@@ -66,7 +73,36 @@ impl CompiledPolicy {
     /// The entry that answers for an address.
     #[must_use]
     pub fn entry_for(&self, address: Ipv6Addr) -> Option<&Entry> {
-        longest_match(&self.entries, |entry| entry.prefix, address)
+        longest_match(&self.entries, |entry| entry.prefix, address.into())
+    }
+
+    /// The same policy with what is known of times and names now. Nothing but clauses differs: the entries can stay. An
+    /// overlay is compiled anew instead.
+    #[must_use]
+    pub fn with_live(&self, live: &Live) -> Self {
+        let mut clauses = self.clauses.clone();
+        let mut at = 0;
+        while let Some(clause) = clauses.get_mut(at) {
+            if clause.expires_boot_ns != NEVER {
+                clause.expires_boot_ns = live.deadline_boot_ns(clause.rule);
+            }
+            if clause.to_form != DestinationForm::Choice as u8 {
+                at += 1;
+                continue;
+            }
+            let block = with_addresses(*clause, live.destinations(clause.rule));
+            clauses[at..at + MAX_CHOICES].copy_from_slice(&block);
+            at += MAX_CHOICES;
+        }
+        Self {
+            entries: self.entries.clone(),
+            clauses,
+        }
+    }
+
+    /// The head of the longest prefix that covers all of a prefix.
+    pub(super) fn head_covering(&self, prefix: Ipv6Net) -> u32 {
+        longest_match(&self.entries, |entry| entry.prefix, prefix).map_or(NO_CLAUSE, |entry| entry.head)
     }
 
     /// The clauses of a list, in the order they are tried.
@@ -116,12 +152,43 @@ impl CompiledPolicy {
 }
 
 impl PolicyTable for CompiledPolicy {
-    fn head(&self, daddr_be: &AddrWords) -> u32 {
+    fn base_entry(&self, daddr_be: &AddrWords) -> u32 {
         let address = Ipv6Addr::from(octets_from_words(*daddr_be));
-        self.entry_for(address).map_or(NO_CLAUSE, |entry| entry.head)
+        self.entry_for(address).map_or(NO_ENTRY, Entry::value)
+    }
+
+    fn overlay_entry(&self, _daddr_be: &AddrWords) -> u32 {
+        NO_ENTRY
     }
 
     fn clause(&self, index: u32) -> Option<&Clause> {
         self.clauses.get(index as usize)
+    }
+}
+
+/// A compiled policy with what lies over it.
+#[derive(Clone, Copy, Debug)]
+pub struct Layered<'policy> {
+    /// The policy itself.
+    pub base: &'policy CompiledPolicy,
+    /// The answers to its names, compiled for it by [`overlay`](super::overlay::overlay).
+    pub overlay: &'policy CompiledPolicy,
+}
+
+impl PolicyTable for Layered<'_> {
+    fn base_entry(&self, daddr_be: &AddrWords) -> u32 {
+        self.base.base_entry(daddr_be)
+    }
+
+    fn overlay_entry(&self, daddr_be: &AddrWords) -> u32 {
+        self.overlay.base_entry(daddr_be)
+    }
+
+    fn clause(&self, index: u32) -> Option<&Clause> {
+        if index & IN_OVERLAY == 0 {
+            self.base.clause(index)
+        } else {
+            self.overlay.clause(index & !IN_OVERLAY)
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! [`Connects`]: sets of connects to one address, told apart by protocol and port.
+//! [`Connects`]: sets of connects to one address, told apart by user, protocol and port.
 //!
 //! The algebra behind "these two rules overlap" and "this rule can never match". It mirrors what
-//! [`Clause::matches`] tells apart, and nothing more.
+//! a clause's conditions tell apart, and nothing more.
 
 use std::ops::RangeInclusive;
 
@@ -12,77 +12,139 @@ use super::rule::Rule;
 /// A set of connects to one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Connects {
-    tcp: Ports,
-    udp: Ports,
-    /// Protocols without ports, such as a ping socket's.
-    other: bool,
+    /// By ranges of users, in order, apart from each other; of none there is nothing.
+    users: Vec<(RangeInclusive<u32>, Kinds)>,
 }
 
 impl Connects {
     /// All of them.
     pub(super) fn all() -> Self {
         Self {
-            tcp: Ports::all(),
-            udp: Ports::all(),
-            other: true,
+            users: vec![(0..=u32::MAX, Kinds::all())],
         }
     }
 
-    /// Those that a clause matches.
+    /// Those that match the conditions of a clause.
     pub(super) fn of_clause(clause: &Clause) -> Self {
         let ports = Ports(vec![clause.port_min..=clause.port_max]);
-        let wants = |proto: Proto| clause.proto == ANY_PROTO || clause.proto == proto as u8;
+        let kinds = Kinds::of(ports, |proto| {
+            clause.proto == ANY_PROTO || clause.proto == proto as u8
+        });
         Self {
-            tcp: if wants(Proto::Tcp) {
-                ports.clone()
-            } else {
-                Ports::none()
-            },
-            udp: if wants(Proto::Udp) { ports } else { Ports::none() },
-            other: clause.is_unconditional(),
+            users: vec![(clause.uid_min..=clause.uid_max, kinds)],
         }
     }
 
-    /// Those that a rule matches.
+    /// Those that match the conditions of a rule.
     pub(super) fn of_rule(rule: &Rule) -> Self {
         let ports = if rule.ports.is_empty() {
             Ports::all()
         } else {
             Ports(rule.ports.clone())
         };
-        let wants = |proto: Proto| rule.proto.is_none_or(|only| only == proto);
+        let kinds = Kinds::of(ports, |proto| rule.proto.is_none_or(|only| only == proto));
+        let uids = if rule.uids.is_empty() {
+            vec![0..=u32::MAX]
+        } else {
+            rule.uids.clone()
+        };
         Self {
-            tcp: if wants(Proto::Tcp) {
-                ports.clone()
-            } else {
-                Ports::none()
-            },
-            udp: if wants(Proto::Udp) { ports } else { Ports::none() },
-            other: rule.conditions() == 0,
+            users: uids.into_iter().map(|uids| (uids, kinds.clone())).collect(),
         }
     }
 
     /// The same, gone to one port.
     pub(super) fn moved_to_port(mut self, port: u16) -> Self {
-        for ports in [&mut self.tcp, &mut self.udp] {
-            if !ports.0.is_empty() {
-                ports.0 = vec![port..=port];
+        for (_, kinds) in &mut self.users {
+            for ports in [&mut kinds.tcp, &mut kinds.udp] {
+                if !ports.0.is_empty() {
+                    ports.0 = vec![port..=port];
+                }
             }
         }
         self
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.tcp.0.is_empty() && self.udp.0.is_empty() && !self.other
+        self.users.is_empty()
     }
 
     /// Whether some connect is in both.
     pub(super) fn intersects(&self, other: &Self) -> bool {
-        self.tcp.intersects(&other.tcp) || self.udp.intersects(&other.udp) || (self.other && other.other)
+        self.users.iter().any(|(uids, kinds)| {
+            other
+                .users
+                .iter()
+                .any(|(others, of_others)| overlap(uids, others) && kinds.intersects(of_others))
+        })
     }
 
     /// Takes out those that are in the other.
     pub(super) fn subtract(&mut self, other: &Self) {
+        for (taken, kinds_taken) in &other.users {
+            let mut left = Vec::with_capacity(self.users.len());
+            for (uids, kinds) in self.users.drain(..) {
+                if !overlap(&uids, taken) {
+                    left.push((uids, kinds));
+                    continue;
+                }
+                let below = taken.start().checked_sub(1).map(|last| *uids.start()..=last);
+                let above = taken.end().checked_add(1).map(|first| first..=*uids.end());
+                let within = *uids.start().max(taken.start())..=*uids.end().min(taken.end());
+                let mut rest = kinds.clone();
+                rest.subtract(kinds_taken);
+                left.extend(below.map(|uids| (uids, kinds.clone())));
+                left.push((within, rest));
+                left.extend(above.map(|uids| (uids, kinds)));
+            }
+            left.retain(|(uids, kinds)| !uids.is_empty() && !kinds.is_empty());
+            self.users = left;
+        }
+    }
+}
+
+fn overlap<N: PartialOrd>(a: &RangeInclusive<N>, b: &RangeInclusive<N>) -> bool {
+    a.start() <= b.end() && b.start() <= a.end()
+}
+
+/// A set of connects of one user to one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kinds {
+    tcp: Ports,
+    udp: Ports,
+    /// Protocols without ports, such as a ping socket's.
+    other: bool,
+}
+
+impl Kinds {
+    fn all() -> Self {
+        Self::of(Ports::all(), |_| true)
+    }
+
+    fn of(ports: Ports, wants: impl Fn(Proto) -> bool) -> Self {
+        let of = |proto| {
+            if wants(proto) {
+                ports.clone()
+            } else {
+                Ports::none()
+            }
+        };
+        Self {
+            tcp: of(Proto::Tcp),
+            udp: of(Proto::Udp),
+            other: wants(Proto::Tcp) && wants(Proto::Udp) && ports == Ports::all(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tcp.0.is_empty() && self.udp.0.is_empty() && !self.other
+    }
+
+    fn intersects(&self, other: &Self) -> bool {
+        self.tcp.intersects(&other.tcp) || self.udp.intersects(&other.udp) || (self.other && other.other)
+    }
+
+    fn subtract(&mut self, other: &Self) {
         self.tcp.subtract(&other.tcp);
         self.udp.subtract(&other.udp);
         self.other &= !other.other;
@@ -103,12 +165,7 @@ impl Ports {
     }
 
     fn intersects(&self, other: &Self) -> bool {
-        self.0.iter().any(|a| {
-            other
-                .0
-                .iter()
-                .any(|b| a.start() <= b.end() && b.start() <= a.end())
-        })
+        self.0.iter().any(|a| other.0.iter().any(|b| overlap(a, b)))
     }
 
     fn subtract(&mut self, other: &Self) {
@@ -136,10 +193,20 @@ mod tests {
     use super::*;
 
     fn tcp(ports: &[RangeInclusive<u16>]) -> Connects {
-        Connects {
+        of_users(&[(0..=u32::MAX, ports)])
+    }
+
+    fn of_users(users: &[(RangeInclusive<u32>, &[RangeInclusive<u16>])]) -> Connects {
+        let kinds = |ports: &[RangeInclusive<u16>]| Kinds {
             tcp: Ports(ports.to_vec()),
             udp: Ports::none(),
             other: false,
+        };
+        Connects {
+            users: users
+                .iter()
+                .map(|(uids, ports)| (uids.clone(), kinds(ports)))
+                .collect(),
         }
     }
 
@@ -166,11 +233,20 @@ mod tests {
     fn ranges_intersect_where_they_share_a_port() {
         assert!(tcp(&[1..=5, 9..=9]).intersects(&tcp(&[9..=12])));
         assert!(!tcp(&[1..=5]).intersects(&tcp(&[6..=12])));
-        let udp = Connects {
-            tcp: Ports::none(),
-            udp: Ports::all(),
-            other: false,
-        };
-        assert!(!tcp(&[0..=65535]).intersects(&udp));
+        let mut udp = Connects::all();
+        udp.subtract(&tcp(&[0..=65535]));
+        assert!(!tcp(&[0..=65535]).intersects(&udp) && !udp.is_empty());
+    }
+
+    #[test]
+    fn users_are_told_apart() {
+        let mut set = tcp(&[1..=9]);
+        set.subtract(&of_users(&[(5..=7, &[1..=4]), (7..=7, &[5..=9])]));
+        let expected = of_users(&[(0..=4, &[1..=9]), (5..=6, &[5..=9]), (8..=u32::MAX, &[1..=9])]);
+        assert_eq!(set, expected);
+        assert!(!set.intersects(&of_users(&[(7..=7, &[1..=9])])));
+        assert!(set.intersects(&of_users(&[(u32::MAX..=u32::MAX, &[9..=9])])));
+        set.subtract(&of_users(&[(0..=u32::MAX, &[1..=9])]));
+        assert!(set.is_empty());
     }
 }

@@ -12,16 +12,13 @@ use std::{
 
 use enforcer_common::{
     address::{EXEMPT_PREFIXES, ExemptPrefix, octets_from_words, words_from_octets},
-    clause::{Action, Clause, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, Proto},
-    decide::{Connect, Decision, Mode, Socket, TableFault, Unmovable, decide},
+    clause::{Action, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, NO_RULE, Proto},
+    decide::{Connect, Decision, Known, Mode, PolicyTable, TableFault, Unmovable, decide},
     errno::{self, Errno},
 };
 use ipnet::Ipv6Net;
 
-use super::{
-    compiled::CompiledPolicy,
-    rule::{GroupName, Rule},
-};
+use super::rule::{GroupName, Rule};
 
 /// Kinds of sockets that rules tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,9 +54,45 @@ pub struct Question {
     pub proto: Option<Proto>,
     /// Mode of the governed cgroup.
     pub mode: Mode,
+    /// Real user of the caller.
+    pub uid: u32,
+    /// Process of the caller.
+    pub process: u32,
+    /// What rollouts by target hash.
+    pub rollout_key: u32,
+    /// The canary lists that name the target.
+    pub canaries: u64,
+    /// When: nanoseconds on CLOCK_BOOTTIME.
+    pub boot_ns: u64,
 }
 
 impl Question {
+    /// A question about root's connects, of a process and a target that nothing is known of, before anything expires.
+    #[must_use]
+    pub const fn new(address: Ipv6Addr, port: Option<u16>, proto: Option<Proto>, mode: Mode) -> Self {
+        Self {
+            address,
+            port,
+            proto,
+            mode,
+            uid: 0,
+            process: 0,
+            rollout_key: 0,
+            canaries: 0,
+            boot_ns: 1,
+        }
+    }
+
+    fn circumstances(&self, unmovable: Option<Unmovable>) -> Known {
+        Known {
+            unmovable,
+            uid: self.uid,
+            process: self.process,
+            socket: 0,
+            boot_ns: self.boot_ns,
+        }
+    }
+
     fn kinds(&self) -> impl Iterator<Item = Kind> {
         let asked = *self;
         Kind::ALL.into_iter().filter(move |kind| match kind {
@@ -89,20 +122,24 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn of(decision: &Decision<'_>) -> Self {
-        let clause: Option<&Clause> = decision.acted.or(decision.would.map(|(clause, _)| clause));
-        let action = decision.would.map_or(decision.verdict, |(_, action)| action);
+    fn of(decision: &Decision) -> Self {
+        let rule = |rule: u32| (rule != NO_RULE).then_some(rule);
+        // Beside a rule that acts, one that would have is told, but not what it would have led to.
+        let action = match rule(decision.rule) {
+            Some(_) => decision.verdict,
+            None => decision.would.unwrap_or(decision.verdict),
+        };
         let is_redirect = action == Action::Redirect || decision.unmovable.is_some();
         Self {
             verdict: decision.verdict,
-            rule: decision.acted.map(|clause| clause.rule),
-            would: decision.would.map(|(clause, action)| (clause.rule, action)),
-            errno: clause
-                .filter(|_| action == Action::Reject)
-                .and_then(|clause| errno::by_number(clause.errno)),
-            to: clause.filter(|_| is_redirect).map(|clause| {
-                let address = Ipv6Addr::from(octets_from_words(clause.to_be));
-                SocketAddr::new(address.to_canonical(), clause.to_port)
+            rule: rule(decision.rule),
+            would: rule(decision.would_rule).zip(decision.would),
+            errno: (action == Action::Reject)
+                .then(|| errno::by_number(decision.errno))
+                .flatten(),
+            to: decision.destination().filter(|_| is_redirect).map(|to| {
+                let address = Ipv6Addr::from(octets_from_words(to.addr_be));
+                SocketAddr::new(address.to_canonical(), to.port)
             }),
             unmovable: decision.unmovable,
         }
@@ -168,15 +205,6 @@ pub fn exempt(address: Ipv6Addr) -> Option<(Ipv6Net, &'static ExemptPrefix)> {
     })
 }
 
-/// A socket with nothing to find out about it.
-struct Known(Option<Unmovable>);
-
-impl Socket for Known {
-    fn unmovable(&self) -> Option<Unmovable> {
-        self.0
-    }
-}
-
 /// What comes of the connects asked about under the policy compiled from the rules of those groups, as few cases as
 /// there are differences.
 ///
@@ -184,7 +212,7 @@ impl Socket for Known {
 ///
 /// [`TableFault`] if the policy is not one that the compiler made.
 pub fn explain(
-    compiled: &CompiledPolicy,
+    table: &impl PolicyTable,
     rules: &[Rule],
     groups: &[GroupName],
     question: &Question,
@@ -199,11 +227,18 @@ pub fn explain(
                 dport: *ports.start(),
                 protocol: kind.protocol(),
                 mode: question.mode,
+                rollout_key: question.rollout_key,
+                canaries: question.canaries,
+                zero: 0,
             };
             let by_nature = (kind == Kind::Ping).then_some(Unmovable::Ping);
-            let outcome = Outcome::of(&decide(compiled, &Known(by_nature), &connect)?);
+            let outcome = Outcome::of(&decide(table, &question.circumstances(by_nature), &connect)?);
             // One reason stands for both: they lead to the same.
-            let immovable = Outcome::of(&decide(compiled, &Known(Some(Unmovable::V6Only)), &connect)?);
+            let immovable = Outcome::of(&decide(
+                table,
+                &question.circumstances(Some(Unmovable::V6Only)),
+                &connect,
+            )?);
             let case = Case {
                 kinds: vec![kind],
                 ports: vec![ports],

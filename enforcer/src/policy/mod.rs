@@ -32,9 +32,15 @@ pub mod compiled;
 
 mod connects;
 
+pub mod live;
+
+mod lists;
+
 mod review;
 
 pub mod compile;
+
+pub mod overlay;
 
 pub mod explain;
 

@@ -11,8 +11,8 @@ use std::{
 
 use enforcer_common::{
     address::words_from_octets,
-    clause::{Action, Clause, MAX_ENTRIES, MAX_WALK, NO_RULE},
-    decide::PolicyTable,
+    clause::{Action, Clause, MAX_CLAUSES, MAX_ENTRIES, MAX_WALK, NO_ENTRY, NO_RULE, head_of},
+    decide::{Mode, PolicyTable},
 };
 use ipnet::Ipv6Net;
 
@@ -21,7 +21,8 @@ use super::{
     compiled::CompiledPolicy,
     connects::Connects,
     diagnostic::{Diagnostic, Place, Related, Severity},
-    rule::{Rule, RuleAction},
+    live::Live,
+    rule::{RedirectTo, Rule, RuleAction},
     value::quote,
 };
 
@@ -32,6 +33,7 @@ enum Finding {
     Duplicate { first: u32, second: u32 },
     WalkTooLong { rule: u32 },
     TooManyEntries { rule: u32 },
+    TooManyClauses { rule: u32 },
     RedirectOntoItself { rule: u32 },
     RedirectIntoRejected { redirect: u32, reject: u32 },
 }
@@ -72,12 +74,17 @@ pub(super) struct Findings {
 
 /// Compiles the chosen of the rules, given by their indices in ascending order, and notes everything there is
 /// to say about them.
-pub(super) fn compile_and_review(rules: &[Rule], chosen: &[u32], findings: &mut Findings) -> CompiledPolicy {
+pub(super) fn compile_and_review(
+    rules: &[Rule],
+    chosen: &[u32],
+    live: &Live,
+    findings: &mut Findings,
+) -> CompiledPolicy {
     findings.answering.clear();
-    let compiled = build(rules, chosen, findings);
+    let compiled = build(rules, chosen, live, findings);
     findings.note_live_rules(rules, chosen, &compiled);
     for &index in chosen {
-        findings.note_redirect(index, &rules[index as usize], &compiled);
+        findings.note_redirect(index, rules, &compiled);
     }
     compiled
 }
@@ -154,6 +161,19 @@ impl Findings {
         }
     }
 
+    /// Notes the number of clauses, if it is too large.
+    pub(super) fn clauses(&mut self, clauses: usize, chosen: &[u32]) {
+        if let (true, Some(&rule)) = (clauses > MAX_CLAUSES as usize, chosen.last()) {
+            let extent = Extent {
+                prefix: None,
+                count: clauses as u64,
+            };
+            self.found
+                .entry(Finding::TooManyClauses { rule })
+                .or_insert(extent);
+        }
+    }
+
     fn add(&mut self, finding: Finding, prefix: Ipv6Net) {
         let extent = self.found.entry(finding).or_insert(Extent {
             prefix: Some(prefix),
@@ -184,7 +204,9 @@ impl Findings {
                 if left.intersects(&matched) {
                     self.live[clause.rule as usize] = true;
                 }
-                left.subtract(&matched);
+                if rules[clause.rule as usize].is_certain() {
+                    left.subtract(&matched);
+                }
             }
         }
         for &index in chosen.iter().filter(|&&index| !self.live[index as usize]) {
@@ -197,18 +219,26 @@ impl Findings {
     }
 
     /// Follows a redirect: what would its own policy say of the connects that it makes?
-    fn note_redirect(&mut self, index: u32, rule: &Rule, compiled: &CompiledPolicy) {
-        let RuleAction::Redirect(to) = rule.action else {
-            return;
+    fn note_redirect(&mut self, index: u32, rules: &[Rule], compiled: &CompiledPolicy) {
+        let rule = &rules[index as usize];
+        // What goes to IPv4 is never judged.
+        let (address, port) = match rule.action {
+            RuleAction::Redirect(RedirectTo::Address(to)) => (*to.ip(), to.port()),
+            RuleAction::Redirect(RedirectTo::Prefix(to)) => (to.network(), 0),
+            _ => return,
         };
         let mut left = Connects::of_rule(rule);
-        if to.port() != 0 {
-            left = left.moved_to_port(to.port());
+        if port != 0 {
+            left = left.moved_to_port(port);
         }
-        let head = compiled.head(&words_from_octets(to.ip().octets()));
+        let head = head_for(compiled, address);
         for clause in compiled.list(head).take(MAX_WALK as usize) {
             if left.is_empty() {
                 return;
+            }
+            let decider = &rules[clause.rule as usize];
+            if decider.mode == Mode::Audit {
+                continue;
             }
             let matched = Connects::of_clause(clause);
             if left.intersects(&matched) {
@@ -230,7 +260,9 @@ impl Findings {
                     return;
                 }
             }
-            left.subtract(&matched);
+            if decider.is_certain() {
+                left.subtract(&matched);
+            }
         }
     }
 
@@ -280,10 +312,17 @@ impl Findings {
 fn shadow(rule: &Rule, compiled: &CompiledPolicy) -> Option<(Ipv6Addr, u32)> {
     let address = rule.prefixes.first()?.network();
     let matched = Connects::of_rule(rule);
-    let head = compiled.head(&words_from_octets(address.octets()));
+    let head = head_for(compiled, address);
     let mut list = compiled.list(head).take(MAX_WALK as usize);
     let decider = list.find(|clause| matched.intersects(&Connects::of_clause(clause)))?;
     Some((address, decider.rule))
+}
+
+fn head_for(compiled: &CompiledPolicy, address: Ipv6Addr) -> u32 {
+    head_of(
+        compiled.base_entry(&words_from_octets(address.octets())),
+        NO_ENTRY,
+    )
 }
 
 fn is_reject(clause: &Clause) -> bool {
@@ -291,13 +330,23 @@ fn is_reject(clause: &Clause) -> bool {
 }
 
 fn relation(first: &Rule, second: &Rule) -> Relation {
+    // A rule in audit mode stands before those that act, and stops none of them.
+    if first.mode != second.mode {
+        return Relation::Compatible;
+    }
     let (matched_first, matched_second) = (Connects::of_rule(first), Connects::of_rule(second));
+    if !matched_first.intersects(&matched_second) {
+        return Relation::Compatible;
+    }
     let same_errno = first.errno == second.errno || first.action == RuleAction::Allow;
-    let same_outcome = first.action == second.action && same_errno;
-    match (matched_first.intersects(&matched_second), same_outcome) {
-        (true, false) => Relation::Conflicting,
-        (true, true) if matched_first == matched_second => Relation::Equal,
-        _ => Relation::Compatible,
+    if first.action != second.action || !same_errno || first.transparent != second.transparent {
+        return Relation::Conflicting;
+    }
+    let same_life = first.expires == second.expires && first.rollout == second.rollout;
+    if same_life && matched_first == matched_second {
+        Relation::Equal
+    } else {
+        Relation::Compatible
     }
 }
 
@@ -322,7 +371,7 @@ fn describe(
             Some((first, format!("{}: {}", name(first), conditions(rule(first))))),
             format!("{} and {} tie {at}", name(first), name(second)),
             Some(format!("{}: {}", name(second), conditions(rule(second)))),
-            "make one of the prefixes longer, or give one rule a condition (`ports`, `proto`) that the other has not",
+            "make one of the prefixes longer, or give one rule a condition (`ports`, `proto`, `uid`) that the other has not",
         ),
         Finding::Duplicate { first, second } => (
             Severity::Warning,
@@ -356,6 +405,17 @@ fn describe(
             ),
             Some("this rule has the most prefixes".to_owned()),
             "wider prefixes may do; prefixes of groups that no target uses together do not add up",
+        ),
+        Finding::TooManyClauses { rule } => (
+            Severity::Error,
+            rule,
+            None,
+            format!(
+                "the policy has {} clauses, but {MAX_CLAUSES} is the most",
+                extent.count
+            ),
+            None,
+            "each port range and each range of users of a rule is a clause, for each list that it stands in",
         ),
         Finding::RedirectOntoItself { rule: index } => (
             Severity::Error,

@@ -2,12 +2,18 @@
 
 use std::{
     fmt,
-    net::{Ipv6Addr, SocketAddrV6},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV6},
     ops::RangeInclusive,
     path::PathBuf,
+    time::{Duration, SystemTime},
 };
 
-use enforcer_common::{clause::Proto, errno::Errno};
+use enforcer_common::{
+    address::{embedded_ipv4, octets_from_words, with_low_bits, words_from_octets},
+    clause::Proto,
+    decide::Mode,
+    errno::{self, Errno},
+};
 use ipnet::Ipv6Net;
 
 /// Name of a group of rules. Targets `use` groups.
@@ -57,16 +63,39 @@ impl fmt::Display for Origin {
 }
 
 /// What a rule does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RuleAction {
     /// Let the connect go on: an exception to a wider rule.
     Allow,
     /// End it with the rule's errno.
     Reject,
-    /// Send it elsewhere. IPv4 is held IPv4-mapped; port 0 keeps the port asked for. Flow information and
-    /// scope are zero.
-    Redirect(SocketAddrV6),
+    /// Send it elsewhere.
+    Redirect(RedirectTo),
 }
+
+/// Where a redirect goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RedirectTo {
+    /// One address. IPv4 is held IPv4-mapped; port 0 keeps the port asked for. Flow information and scope are zero.
+    Address(SocketAddrV6),
+    /// The same low bits in another prefix, which has as many host bits as each prefix of the rule (RFC 7757). IPv4 is
+    /// held IPv4-mapped.
+    Prefix(Ipv6Net),
+    /// The IPv4 address inside the address asked for (RFC 6052).
+    Embedded,
+    /// The IPv4 addresses of a name, followed as they change.
+    Host {
+        /// The name.
+        name: HostName,
+        /// Port, host byte order; 0 keeps the port asked for.
+        port: u16,
+    },
+    /// The IPv4 addresses that the rule's own name has.
+    Twin,
+}
+
+/// A name to be looked up in the DNS, as written.
+pub type HostName = String;
 
 impl fmt::Display for RuleAction {
     /// `allow`, `reject`, `redirect to 192.0.2.1`, `redirect to [2001:db8::1]:443`.
@@ -74,15 +103,94 @@ impl fmt::Display for RuleAction {
         match self {
             Self::Allow => f.write_str("allow"),
             Self::Reject => f.write_str("reject"),
-            Self::Redirect(to) => {
-                let ip = to.ip().to_canonical();
-                match to.port() {
-                    0 => write!(f, "redirect to {ip}"),
-                    port => write!(f, "redirect to {}", std::net::SocketAddr::new(ip, port)),
-                }
-            }
+            Self::Redirect(to) => write!(f, "redirect to {to}"),
         }
     }
+}
+
+impl fmt::Display for RedirectTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(to) => {
+                let ip = to.ip().to_canonical();
+                match to.port() {
+                    0 => write!(f, "{ip}"),
+                    port => write!(f, "{}", SocketAddr::new(ip, port)),
+                }
+            }
+            Self::Prefix(to) => match to.network().to_ipv4_mapped() {
+                Some(network) => write!(f, "{network}/{}", to.prefix_len().saturating_sub(96)),
+                None => write!(f, "{to}"),
+            },
+            Self::Embedded => f.write_str("the IPv4 address inside"),
+            Self::Host { name, port: 0 } => f.write_str(name),
+            Self::Host { name, port } => write!(f, "{name}:{port}"),
+            Self::Twin => f.write_str("its IPv4 addresses"),
+        }
+    }
+}
+
+/// A name instead of prefixes: the rule covers each IPv6 address that the name is found to have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostClause {
+    /// The name.
+    pub name: HostName,
+    /// What becomes of connects to a name that has no IPv4 address, of a redirect.
+    pub without_twin: WithoutTwin,
+}
+
+/// What a redirect of a name does where the name has no IPv4 address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WithoutTwin {
+    /// Reject: fast and clear, but it cannot make the name reachable.
+    #[default]
+    Reject,
+    /// Let the connect go on.
+    Allow,
+}
+
+/// Who answers for the names of a rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resolve {
+    /// The host's nameservers.
+    #[default]
+    Host,
+    /// The nameservers of the target, asked in its network namespace. The answers serve that target only.
+    Target,
+}
+
+/// When a rule ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Expires {
+    /// At that time of the wall clock.
+    At(SystemTime),
+    /// That long after the rule was first loaded.
+    After(Duration),
+}
+
+/// The share of connects that a rule acts on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Rollout {
+    /// 0 … 100.
+    pub percent: u8,
+    /// What is counted.
+    pub by: RolloutBy,
+    /// Targets that are always in. Sorted, without duplicates.
+    pub canary: Vec<String>,
+    /// Number of that list among the lists of the policy, from 1; 0 where it is empty.
+    pub canary_list: u8,
+}
+
+/// What a rollout counts, and keeps together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RolloutBy {
+    /// Targets, by name.
+    #[default]
+    Target,
+    /// Processes.
+    Process,
+    /// Prefixes of the rule, or its name.
+    Destination,
 }
 
 /// A checked rule.
@@ -96,8 +204,14 @@ pub struct Rule {
     /// Groups it belongs to, at least one. Rules of the command line belong to every group.
     pub groups: RuleGroups,
     /// Prefixes it covers, sorted by address then length, without duplicates; host bits are zero. Empty only
-    /// if its prefixes file is.
+    /// if its prefixes file is, or if it has a name instead.
     pub prefixes: Vec<Ipv6Net>,
+    /// The name whose addresses it covers, instead of prefixes.
+    pub host: Option<HostClause>,
+    /// Who answers for its names.
+    pub resolve: Resolve,
+    /// Whether answers of the target's nameservers may be loopback, link-local or metadata addresses.
+    pub allow_private: bool,
     /// What it does.
     pub action: RuleAction,
     /// Errno of a rejection, and of a redirect on a socket that cannot be moved.
@@ -107,25 +221,95 @@ pub struct Rule {
     pub ports: Vec<RangeInclusive<u16>>,
     /// Protocol it is limited to.
     pub proto: Option<Proto>,
+    /// Users it is limited to, as the host numbers them, sorted, neither overlapping nor touching; empty means every
+    /// user.
+    pub uids: Vec<RangeInclusive<u32>>,
+    /// Why it is there, for people.
+    pub reason: Option<String>,
+    /// Whether it counts at all.
+    pub enabled: bool,
+    /// Whether it acts, or only says what it would do.
+    pub mode: Mode,
+    /// When it ends.
+    pub expires: Option<Expires>,
+    /// The share of connects that it acts on; all where absent.
+    pub rollout: Option<Rollout>,
+    /// Whether a redirect hides where it went, as far as the kernel can.
+    pub transparent: bool,
 }
 
 impl Rule {
+    /// A rule that does that and has nothing else to it, for the group of those that name none.
+    #[must_use]
+    pub fn plain(label: String, origin: Origin, prefixes: Vec<Ipv6Net>, action: RuleAction) -> Self {
+        Self {
+            label,
+            origin,
+            groups: RuleGroups::Named(vec![DEFAULT_GROUP.to_owned()]),
+            prefixes,
+            host: None,
+            resolve: Resolve::Host,
+            allow_private: false,
+            action,
+            errno: errno::DEFAULT,
+            ports: Vec::new(),
+            proto: None,
+            uids: Vec::new(),
+            reason: None,
+            enabled: true,
+            mode: Mode::Enforce,
+            expires: None,
+            rollout: None,
+            transparent: true,
+        }
+    }
+
+    /// Whether it always acts on what it matches: nothing but its conditions can make it as if absent.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        self.enabled && self.mode == Mode::Enforce && self.expires.is_none() && self.rollout.is_none()
+    }
+
     /// Whether it is called by its origin rather than by a name of its own.
     #[must_use]
     pub fn is_nameless(&self) -> bool {
         self.label == self.origin.to_string() || self.label == self.origin.with_column()
     }
 
-    /// The longest of its prefixes that covers an address: what an event names beside the rule.
+    /// The longest of its prefixes that covers an address: what an event names beside the rule. Of a rule that has a name
+    /// it is the address.
     #[must_use]
     pub fn covering_prefix(&self, address: Ipv6Addr) -> Option<Ipv6Net> {
-        longest_match(&self.prefixes, |prefix| *prefix, address).copied()
+        if self.host.is_some() {
+            return Some(address.into());
+        }
+        longest_match(&self.prefixes, |prefix| *prefix, address.into()).copied()
+    }
+
+    /// Where it redirects connects to an address that it covers, as far as the rule alone says that: not where names
+    /// have to be looked up. Port 0 keeps the port asked for.
+    #[must_use]
+    pub fn redirects(&self, address: Ipv6Addr) -> Option<SocketAddrV6> {
+        let asked = words_from_octets(address.octets());
+        let at = |words| SocketAddrV6::new(octets_from_words(words).into(), 0, 0, 0);
+        match &self.action {
+            RuleAction::Redirect(RedirectTo::Address(to)) => Some(*to),
+            RuleAction::Redirect(RedirectTo::Prefix(to)) => {
+                let high = words_from_octets(to.network().octets());
+                Some(at(with_low_bits(&high, &asked, 128 - to.prefix_len())))
+            }
+            RuleAction::Redirect(RedirectTo::Embedded) => {
+                let prefix = self.covering_prefix(address)?;
+                Some(at(embedded_ipv4(&asked, prefix.prefix_len())))
+            }
+            _ => None,
+        }
     }
 
     /// How many conditions beside the prefix it has. At one prefix, rules with more go first.
     #[must_use]
     pub fn conditions(&self) -> u8 {
-        u8::from(!self.ports.is_empty()) + u8::from(self.proto.is_some())
+        u8::from(!self.ports.is_empty()) + u8::from(self.proto.is_some()) + u8::from(!self.uids.is_empty())
     }
 
     /// Whether it is among the rules of a target that uses those groups.
@@ -140,7 +324,7 @@ impl Rule {
     /// What it does, with its errno where that is what a caller gets: `reject with ENETUNREACH`.
     #[must_use]
     pub fn outcome(&self) -> String {
-        match self.action {
+        match &self.action {
             RuleAction::Allow => self.action.to_string(),
             RuleAction::Reject => format!("reject with {}", self.errno.name),
             RuleAction::Redirect(_) => {
@@ -150,24 +334,26 @@ impl Rule {
     }
 }
 
-/// The item with the longest prefix that covers the address, of items sorted by address then length.
+/// The item with the longest prefix that covers all of a prefix, of items sorted by address then length.
 pub(super) fn longest_match<T>(
     items: &[T],
     prefix_of: impl Fn(&T) -> Ipv6Net,
-    address: Ipv6Addr,
+    covered: Ipv6Net,
 ) -> Option<&T> {
-    let mut longest = Ipv6Net::from(address);
+    let mut longest = covered;
     loop {
         let after = items.partition_point(|item| prefix_of(item) <= longest);
         let item = &items[after.checked_sub(1)?];
         let found = prefix_of(item);
-        if found.contains(&address) {
+        if found.contains(&covered) {
             return Some(item);
         }
-        // Whatever covers the address and sorts before this one covers this one's address too, so it is no
+        // Whatever covers the prefix and sorts before this one covers this one's address too, so it is no
         // longer than what the two have in common; and that is shorter than `longest`.
-        let common = (u128::from(found.network()) ^ u128::from(address)).leading_zeros();
-        longest = Ipv6Net::new(address, u8::try_from(common).ok()?).ok()?.trunc();
+        let common = (u128::from(found.network()) ^ u128::from(covered.network())).leading_zeros();
+        longest = Ipv6Net::new(covered.network(), u8::try_from(common).ok()?)
+            .ok()?
+            .trunc();
     }
 }
 

@@ -214,7 +214,11 @@ fn verdict(event: &Event) -> (String, Style) {
 /// The errno that the caller got or would have got, or the new address.
 fn outcome(event: &Event) -> String {
     let (action, errno, redirect_to) = match &event.would {
-        Some(would) if event.rule.is_none() => (would.action, would.errno(), would.redirect_to(event.dport)),
+        Some(would) if event.rule.is_none() => (
+            would.action,
+            would.errno(),
+            would.redirect_to(event.daddr, event.dport),
+        ),
         _ => (event.verdict, event.errno_caller, event.redirect_to),
     };
     let known = match action {

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use enforcer_common::{
     address::words_from_octets,
-    clause::{Action, Clause, MAX_ENTRIES, MAX_WALK, NO_CLAUSE},
-    decide::{Connect, Mode, Socket, Unmovable, decide},
-    errno,
+    clause::{Action, MAX_ENTRIES, MAX_WALK, NO_CLAUSE},
+    decide::{Connect, Known, Mode, Unmovable, decide},
 };
 use ipnet::Ipv6Net;
 
@@ -14,6 +13,7 @@ use super::{
     super::{
         compile::compile,
         compiled::CompiledPolicy,
+        live::Live,
         rule::{DEFAULT_GROUP, Origin, Rule, RuleAction, RuleGroups},
     },
     check, lines, policy_of,
@@ -25,7 +25,7 @@ fn default_group() -> Vec<String> {
 
 fn compiled(rules: &[&str]) -> CompiledPolicy {
     let (policy, _) = policy_of(rules).unwrap();
-    compile(&policy.rules, &default_group()).unwrap()
+    compile(&policy.rules, &default_group(), &Live::default()).unwrap()
 }
 
 /// Rules on the list of an address, in their order.
@@ -47,14 +47,13 @@ fn prefixes(policy: &CompiledPolicy) -> Vec<String> {
 /// A rejecting rule.
 fn reject(prefixes: Vec<Ipv6Net>) -> Rule {
     Rule {
-        label: "x".to_owned(),
-        origin: Origin::Argument("x".to_owned()),
         groups: RuleGroups::All,
-        prefixes,
-        action: RuleAction::Reject,
-        errno: errno::DEFAULT,
-        ports: Vec::new(),
-        proto: None,
+        ..Rule::plain(
+            "x".to_owned(),
+            Origin::Argument("x".to_owned()),
+            prefixes,
+            RuleAction::Reject,
+        )
     }
 }
 
@@ -67,7 +66,10 @@ fn many(count: u32) -> Vec<Ipv6Net> {
 
 #[test]
 fn no_rules_compile_to_nothing_at_all() {
-    assert_eq!(compile(&[], &default_group()).unwrap(), CompiledPolicy::default());
+    assert_eq!(
+        compile(&[], &default_group(), &Live::default()).unwrap(),
+        CompiledPolicy::default()
+    );
 }
 
 #[test]
@@ -129,7 +131,7 @@ fn a_nested_prefix_of_the_same_rule_adds_nothing() {
         "#,
     )
     .unwrap();
-    let compiled = compile(&policy.rules, &default_group()).unwrap();
+    let compiled = compile(&policy.rules, &default_group(), &Live::default()).unwrap();
     assert_eq!(prefixes(&compiled), ["2001:db8::/32"]);
     assert_eq!(compiled.clauses().len(), 2);
 }
@@ -150,7 +152,7 @@ fn equal_rules_for_different_groups_compile_to_equal_policies() {
         "#,
     )
     .unwrap();
-    let of = |group: &str| compile(&policy.rules, &[group.to_owned()]).unwrap();
+    let of = |group: &str| compile(&policy.rules, &[group.to_owned()], &Live::default()).unwrap();
     assert_eq!(of("a"), of("b"));
     assert_ne!(of("a"), of("c"));
     // Identifiers are indices of the whole policy's rules.
@@ -203,25 +205,18 @@ fn entries_have_the_keys_of_the_kernels_map() {
 
 #[test]
 fn a_redirect_carries_its_address_and_its_errno() {
-    struct V6Only;
-    impl Socket for V6Only {
-        fn unmovable(&self) -> Option<Unmovable> {
-            Some(Unmovable::V6Only)
-        }
-    }
-    let policy = compiled(&["redirect 2001:db8::/32=192.0.2.1:80,errno=ECONNREFUSED"]);
-    let connect = Connect {
-        daddr_be: words_from_octets("2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets()),
-        dport: 443,
-        protocol: 6,
-        mode: Mode::Enforce,
+    let v6only = Known {
+        unmovable: Some(Unmovable::V6Only),
+        ..Known::default()
     };
-    let decision = decide(&policy, &V6Only, &connect).unwrap();
+    let policy = compiled(&["redirect 2001:db8::/32=192.0.2.1:80,errno=ECONNREFUSED"]);
+    let address = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap();
+    let connect = Connect::new(words_from_octets(address.octets()), 443, 6, Mode::Enforce);
+    let decision = decide(&policy, &v6only, &connect).unwrap();
     assert_eq!(decision.verdict, Action::Reject);
-    let clause: &Clause = decision.acted.unwrap();
-    assert_eq!((clause.errno, clause.to_port), (111, 80));
+    assert_eq!((decision.errno, decision.to.port), (111, 80));
     let mapped = "::ffff:192.0.2.1".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    assert_eq!(clause.to_be, words_from_octets(mapped));
+    assert_eq!(decision.to.addr_be, words_from_octets(mapped));
 }
 
 #[test]
@@ -246,11 +241,11 @@ fn a_list_of_as_many_clauses_as_the_kernel_walks_is_taken_and_one_more_is_not() 
 #[test]
 fn a_rule_of_as_many_prefixes_as_a_policy_holds_has_one_clause_and_one_more_is_refused() {
     let mut rules = [reject(many(MAX_ENTRIES + 1))];
-    let errors = compile(&rules, &default_group()).unwrap_err();
+    let errors = compile(&rules, &default_group(), &Live::default()).unwrap_err();
     assert!(lines(&errors)[0].contains("the policy has 1000001 entries, but 1000000 is the most"));
     rules[0].prefixes.pop();
     let started = Instant::now();
-    let policy = compile(&rules, &default_group()).unwrap();
+    let policy = compile(&rules, &default_group(), &Live::default()).unwrap();
     assert_eq!(
         (policy.entries().len(), policy.clauses().len()),
         (MAX_ENTRIES as usize, 1)
@@ -267,7 +262,12 @@ fn tails_are_shared_so_memory_is_that_of_the_rules() {
     let mut inner = reject(many(10_000));
     inner.ports = vec![80..=80, 443..=443];
     let wide = |prefix: &str| reject(vec![prefix.parse().unwrap()]);
-    let policy = compile(&[inner, wide("::/0"), wide("2001:db8::/51")], &default_group()).unwrap();
+    let policy = compile(
+        &[inner, wide("::/0"), wide("2001:db8::/51")],
+        &default_group(),
+        &Live::default(),
+    )
+    .unwrap();
     // Two for each of the two wide rules that the lists go on with, and those two.
     assert_eq!(policy.clauses().len(), 6);
 }

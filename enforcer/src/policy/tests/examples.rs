@@ -11,7 +11,7 @@ use ipnet::Ipv6Net;
 
 use super::super::{
     MAX_DIAGNOSTICS, MAX_POLICY_BYTES, MAX_PREFIXES_FILE_BYTES, Policy, argument::RuleArgument,
-    compile::compile, document::*,
+    compile::compile, document::*, live::Live,
 };
 
 const EXAMPLES: &str = "../examples";
@@ -27,7 +27,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
 /// The policy compiles for each of its targets.
 fn compiles(policy: &Policy, what: &str) {
     for target in &policy.targets {
-        let compiled = compile(&policy.rules, &target.groups).unwrap();
+        let compiled = compile(&policy.rules, &target.groups, &Live::default()).unwrap();
         assert!(!compiled.entries().is_empty(), "{what}: {}", target.name);
     }
     assert!(!policy.rules.is_empty(), "{what}");

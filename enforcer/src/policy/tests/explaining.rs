@@ -3,8 +3,8 @@
 use std::net::Ipv6Addr;
 
 use enforcer_common::{
-    clause::{Action, Proto},
-    decide::{Connect, Mode, Socket, Unmovable, decide},
+    clause::{Action, NO_RULE, Proto},
+    decide::{Connect, Known, Mode, Unmovable, decide},
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -12,19 +12,12 @@ use super::{
     super::{
         compile::compile,
         explain::{Case, Kind, Question, Reason, exempt, explain},
+        live::Live,
         rule::{GroupName, Rule},
     },
     policy_of,
     property::{cases, connect, parse, rule},
 };
-
-struct Fixed(Option<Unmovable>);
-
-impl Socket for Fixed {
-    fn unmovable(&self) -> Option<Unmovable> {
-        self.0
-    }
-}
 
 fn default_group() -> Vec<GroupName> {
     vec!["default".to_owned()]
@@ -32,13 +25,8 @@ fn default_group() -> Vec<GroupName> {
 
 fn explained(rules: &[&str], address: &str) -> Vec<Case> {
     let (policy, _) = policy_of(rules).unwrap();
-    let compiled = compile(&policy.rules, &default_group()).unwrap();
-    let question = Question {
-        address: parse(address),
-        port: None,
-        proto: None,
-        mode: Mode::Enforce,
-    };
+    let compiled = compile(&policy.rules, &default_group(), &Live::default()).unwrap();
+    let question = Question::new(parse(address), None, None, Mode::Enforce);
     explain(&compiled, &policy.rules, &default_group(), &question).unwrap()
 }
 
@@ -121,7 +109,7 @@ proptest! {
         let groups: Vec<GroupName> = groups.into_iter().map(str::to_owned).collect();
         // Rules that cannot stand together explain nothing: the last are taken out until the rest can.
         let compiled = loop {
-            match compile(&rules, &groups) {
+            match compile(&rules, &groups, &Live::default()) {
                 Ok(compiled) => break compiled,
                 Err(_) => rules.pop(),
             };
@@ -132,24 +120,24 @@ proptest! {
                 58 => Kind::Ping,
                 _ => Kind::Tcp,
             };
-            let question = Question { address, port: None, proto: None, mode: connect.mode };
+            let question = Question::new(address, None, None, connect.mode);
             let all = explain(&compiled, &rules, &groups, &question).unwrap();
             let case = case_of(&all, kind, connect.dport);
             prop_assert!(case.is_some(), "no case, or two: {all:?}");
             let case = case.unwrap();
 
             let unmovable = if kind == Kind::Ping { Some(Unmovable::Ping) } else { unmovable };
-            let decision = decide(&compiled, &Fixed(unmovable), &connect).unwrap();
+            let decision = decide(&compiled, &Known { unmovable, ..Known::default() }, &connect).unwrap();
             let outcome = match unmovable {
                 Some(Unmovable::Bound | Unmovable::V6Only) => case.immovable.unwrap_or(case.outcome),
                 Some(Unmovable::Ping) | None => case.outcome,
             };
             prop_assert_eq!(outcome.verdict, decision.verdict);
-            prop_assert_eq!(outcome.rule, decision.acted.map(|clause| clause.rule));
-            prop_assert_eq!(outcome.would, decision.would.map(|(clause, action)| (clause.rule, action)));
-            let clause = decision.acted.or(decision.would.map(|(clause, _)| clause));
-            if let (Some(errno), Some(clause)) = (outcome.errno, clause) {
-                prop_assert_eq!(errno.number, clause.errno);
+            let rule = |rule: u32| (rule != NO_RULE).then_some(rule);
+            prop_assert_eq!(outcome.rule, rule(decision.rule));
+            prop_assert_eq!(outcome.would, rule(decision.would_rule).zip(decision.would));
+            if let Some(errno) = outcome.errno {
+                prop_assert_eq!(errno.number, decision.errno);
             }
 
             let covering = rules.iter().filter(|rule| {

@@ -10,6 +10,7 @@ use super::{
         PolicyFile,
         compile::compile,
         diagnostic::{Diagnostic, Place},
+        live::Live,
     },
     property::cases,
 };
@@ -114,7 +115,7 @@ fn read(bytes: &[u8]) -> Result<(), TestCaseError> {
             prop_assert!(warnings.iter().all(|warning| !warning.is_error()));
             for groups in policy.group_sets() {
                 prop_assert!(
-                    compile(&policy.rules, &groups).is_ok(),
+                    compile(&policy.rules, &groups, &Live::default()).is_ok(),
                     "checked, and yet refused"
                 );
             }

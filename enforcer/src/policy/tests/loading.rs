@@ -15,7 +15,8 @@ use super::{
         MAX_DIAGNOSTICS, MAX_POLICY_BYTES, Policy, Selector,
         argument::RuleArgument,
         compile::compile,
-        rule::{DEFAULT_GROUP, RuleAction, RuleGroups},
+        live::Live,
+        rule::{DEFAULT_GROUP, RedirectTo, RuleAction, RuleGroups},
     },
     check, lines,
 };
@@ -93,7 +94,7 @@ fn everything_a_file_says_arrives() {
         panic!("{:?}", policy.rules)
     };
     assert_eq!(
-        (named.label.as_str(), named.action, named.errno.name),
+        (named.label.as_str(), named.action.clone(), named.errno.name),
         ("named", RuleAction::Reject, "EHOSTUNREACH")
     );
     assert_eq!(
@@ -110,7 +111,7 @@ fn everything_a_file_says_arrives() {
     );
     assert_eq!(
         other.action,
-        RuleAction::Redirect("[::ffff:192.0.2.1]:6543".parse().unwrap())
+        RuleAction::Redirect(RedirectTo::Address("[::ffff:192.0.2.1]:6543".parse().unwrap()))
     );
     assert_eq!(other.action.to_string(), "redirect to 192.0.2.1:6543");
     assert_eq!(
@@ -138,7 +139,7 @@ fn rules_of_the_command_line_belong_to_every_group_and_take_the_files_errno() {
     assert_eq!(policy.rules[2].label, "late");
     assert_eq!(policy.rules[3].label, "--allow 2001:db8:8::/48");
     for group in ["a", DEFAULT_GROUP, "anything"] {
-        let compiled = compile(&policy.rules, &[group.to_owned()]).unwrap();
+        let compiled = compile(&policy.rules, &[group.to_owned()], &Live::default()).unwrap();
         assert!(
             compiled.entry_for("2001:db8:9::1".parse().unwrap()).is_some(),
             "{group}"

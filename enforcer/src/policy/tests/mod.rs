@@ -8,6 +8,7 @@ mod garbage;
 mod loading;
 mod mistakes;
 mod property;
+mod reference;
 
 use std::path::Path;
 

@@ -1,10 +1,10 @@
 //! Tests of [`super`] against a policy that is judged naively: the longest prefix that matches decides.
 
-use enforcer_common::{address::EXEMPT_PREFIXES, errno};
+use enforcer_common::address::EXEMPT_PREFIXES;
 
 use super::*;
 use crate::{
-    policy::rule::{Origin, RuleGroups},
+    policy::rule::{Origin, RedirectTo, RuleGroups},
     surroundings::{InterfaceAddr, Nameserver, Namespace, Owner},
 };
 
@@ -12,14 +12,13 @@ fn rule(action: RuleAction, prefixes: &[&str]) -> Rule {
     let mut prefixes: Vec<Ipv6Net> = prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect();
     prefixes.sort_unstable();
     Rule {
-        label: format!("{action:?} {}", prefixes[0]),
-        origin: Origin::Argument(String::new()),
         groups: RuleGroups::All,
-        prefixes,
-        action,
-        errno: errno::DEFAULT,
-        ports: Vec::new(),
-        proto: None,
+        ..Rule::plain(
+            format!("{action:?} {}", prefixes[0]),
+            Origin::Argument(String::new()),
+            prefixes,
+            action,
+        )
     }
 }
 
@@ -304,7 +303,10 @@ fn redirects_and_allows_alone_warn_of_nothing() {
     assert_eq!(
         kinds(
             &found,
-            &[rule(RuleAction::Redirect(to), &["::/0"]), allow(&["fc00::/7"])]
+            &[
+                rule(RuleAction::Redirect(RedirectTo::Address(to)), &["::/0"]),
+                allow(&["fc00::/7"])
+            ]
         ),
         []
     );
