@@ -66,7 +66,11 @@ mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
-exec chroot "$root" "$@"
+# As switch_root(8) does it. After chroot(2) alone the namespace's own root is still the machine's, and that is where
+# setns(2) leads: `docker exec` would look for its program there and not in the container.
+cd "$root"
+mount --move . /
+exec chroot . "$@"
 "#;
 
 /// The verb.
