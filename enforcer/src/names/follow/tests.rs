@@ -1,0 +1,1 @@
+//! Following, with a clock that the test turns, and a `hosts` file for a nameserver.
