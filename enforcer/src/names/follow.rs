@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    task::{Id, JoinSet},
+    task::{Id, JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 
@@ -164,11 +164,11 @@ impl Follower {
                 else => std::future::pending().await,
             };
             // From here to the return nothing is awaited, so nothing can be lost.
-            let (id, rounds) = match finished {
-                Ok((id, rounds)) => (id, rounds),
-                Err(error) => (error.id(), Vec::new()),
-            };
-            self.take(id, rounds, &mut change);
+            self.take(finished, &mut change);
+            // What has finished meanwhile is one change with it.
+            while let Some(finished) = self.tasks.try_join_next_with_id() {
+                self.take(finished, &mut change);
+            }
             self.settle(&mut change);
             if !change.is_nothing() {
                 return change;
@@ -184,7 +184,8 @@ impl Follower {
     }
 
     /// Applies what a task brought. Those it brought nothing for failed.
-    fn take(&mut self, id: Id, rounds: Rounds, change: &mut Change) {
+    fn take(&mut self, finished: Result<(Id, Rounds), JoinError>, change: &mut Change) {
+        let (id, rounds) = finished.unwrap_or_else(|error| (error.id(), Vec::new()));
         let (_, numbers) = self.running.remove(&id).unwrap_or_default();
         let mut rounds: HashMap<_, _> = rounds.into_iter().collect();
         let now = Instant::now();
@@ -206,7 +207,8 @@ impl Follower {
     /// When there is something to ask, unless it has to wait for others to finish.
     fn next_due(&self) -> Option<Instant> {
         let busy = self.busy_targets();
-        let (host_is_full, helpers_are_full) = (self.host_is_full(), busy.len() >= MAX_HELPERS);
+        let (host_is_full, helpers_are_full) =
+            (self.host_in_flight() >= MAX_IN_FLIGHT, busy.len() >= MAX_HELPERS);
         self.followed
             .values()
             .filter(|followed| match followed.request.resolver {
@@ -221,12 +223,11 @@ impl Follower {
         self.running.values().filter_map(|(target, _)| *target).collect()
     }
 
-    fn host_is_full(&self) -> bool {
+    fn host_in_flight(&self) -> usize {
         self.running
             .values()
             .filter(|(target, _)| target.is_none())
             .count()
-            >= MAX_IN_FLIGHT
     }
 
     fn ask_what_is_due(&mut self) {
@@ -240,13 +241,17 @@ impl Follower {
         // Who has waited longest is asked for first.
         due.sort_unstable();
         let mut of_targets: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        let mut room = MAX_IN_FLIGHT.saturating_sub(self.host_in_flight());
         for (_, number) in due {
             let Some(followed) = self.followed.get(&number) else {
                 continue;
             };
             match followed.request.resolver {
-                Resolver::Host if self.host_is_full() => {}
-                Resolver::Host => self.ask_host(number),
+                Resolver::Host if room == 0 => {}
+                Resolver::Host => {
+                    room -= 1;
+                    self.ask_host(number);
+                }
                 Resolver::Target(target) => of_targets.entry(target).or_default().push(number),
             }
         }
