@@ -96,9 +96,7 @@ struct Following(Follower);
 
 impl Following {
     async fn change(&mut self) -> Change {
-        timeout(PATIENCE, self.0.changed())
-            .await
-            .expect("nothing changes")
+        timeout(PATIENCE, self.0.changed()).await.unwrap()
     }
 
     async fn settled(&mut self) -> Vec<Note> {

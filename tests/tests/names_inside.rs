@@ -163,20 +163,18 @@ impl Target {
     }
 
     fn why_not(&self) -> String {
-        match &self.asked(false) {
-            (addresses, notes) if addresses.is_empty() => match &notes[..] {
-                [Note::Failed { why, .. }] => why.clone(),
-                notes => panic!("{notes:?}"),
-            },
-            found => panic!("{found:?}"),
-        }
+        let (addresses, notes) = self.asked(false);
+        assert!(addresses.is_empty(), "{addresses:?}");
+        let why = |note: &Note| match note {
+            Note::Failed { why, .. } => Some(why.clone()),
+            _ => None,
+        };
+        notes.first().and_then(why).unwrap()
     }
 }
 
 async fn change(follower: &mut Follower) -> Change {
-    timeout(PATIENCE, follower.changed())
-        .await
-        .expect("nothing changes")
+    timeout(PATIENCE, follower.changed()).await.unwrap()
 }
 
 #[test]

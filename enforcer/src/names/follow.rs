@@ -137,6 +137,14 @@ impl Follower {
         }
     }
 
+    /// Forgets a target and all that its nameservers said, and follows its names no more. Needed before its number is
+    /// given to another: what one target says must never reach the other.
+    pub fn forget_target(&mut self, target: usize) {
+        self.targets.remove(&target);
+        self.followed
+            .retain(|_, followed| followed.request.resolver != Resolver::Target(target));
+    }
+
     /// What is known of each name.
     pub fn answers(&self) -> impl Iterator<Item = (&Request, Answers)> {
         self.followed

@@ -103,11 +103,6 @@ impl<A: Copy + Ord> Known<A> {
         self.answered
     }
 
-    /// Whether there is no address.
-    pub(super) fn is_empty(&self) -> bool {
-        self.addresses.is_empty()
-    }
-
     /// All of them, sorted.
     pub(super) fn seen(&self) -> Vec<Seen<A>> {
         self.addresses

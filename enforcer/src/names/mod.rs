@@ -2,8 +2,8 @@
 //!
 //! [`Follower`] asks the nameservers of this host, or those of a target from within its network namespace
 //! ([`inside`]), again and again, and remembers what was said ([`known`]). [`twins`] is pure: which IPv4 addresses
-//! stand for which IPv6 address. This room knows no rules, no maps and no cgroups, decides about no connect, and
-//! prints nothing. docs/names.md says for people what it does.
+//! stand for which IPv6 address. This room knows no rules and no maps, decides about no connect, and prints
+//! nothing. docs/names.md says for people what it does.
 
 mod ask;
 mod due;
@@ -50,7 +50,7 @@ pub enum Resolver {
     /// This host's. Its `hosts` file counts too.
     Host,
     /// Those of the target with that number, from within its network namespace. The answers serve that target
-    /// alone.
+    /// alone, and are known by its number: see [`Follower::forget_target`] before giving it to another.
     Target(usize),
 }
 

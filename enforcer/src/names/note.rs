@@ -15,7 +15,7 @@ pub enum Note {
         /// Why, by each nameserver.
         why: String,
     },
-    /// The nameserver says that there is no such name, or that it has no address. What was known stays its time.
+    /// A nameserver says that there is no such name, or that it has no address. What was known stays its time.
     NoAddress {
         /// The name, and who was asked.
         request: Request,

@@ -113,23 +113,25 @@ impl Followed {
         } else {
             0
         };
-        let mut exists = false;
+        let (mut found, mut exists) = (false, false);
         let mut again = due::CEILING;
         if let Some(aaaa) = round.aaaa {
             let usable = self.usable(&aaaa, change);
+            found |= matches!(aaaa, Outcome::Found { .. });
             exists |= outcome_exists(&aaaa);
             again = again.min(self.ask_again(&aaaa));
             let dropped = apply(&mut self.aaaa, &aaaa, &usable, now);
             self.tell_dropped(dropped, change);
         }
         let usable = self.usable(&round.a, change);
+        found |= matches!(round.a, Outcome::Found { .. });
         exists |= outcome_exists(&round.a);
         again = again.min(self.ask_again(&round.a));
         let dropped = apply(&mut self.a, &round.a, &usable, now);
         self.tell_dropped(dropped, change);
 
         self.due = now + due::jittered(again, chance);
-        self.tell(failed, exists, change);
+        self.tell(failed, found, exists, change);
         if self.answers() != before {
             change.changed.push(self.request.clone());
         }
@@ -177,32 +179,12 @@ impl Followed {
         }
     }
 
-    fn tell(&mut self, failed: Option<String>, exists: bool, change: &mut Change) {
-        let request = || self.request.clone();
+    fn tell(&mut self, failed: Option<String>, found: bool, exists: bool, change: &mut Change) {
+        let request = self.request.clone();
         let (told, note) = match failed {
-            Some(why) => (
-                Told::Failed,
-                Note::Failed {
-                    request: request(),
-                    why,
-                },
-            ),
-            // Addresses of earlier answers stay, and so does their being told apart from these.
-            None if !exists => (
-                Told::NoAddress,
-                Note::NoAddress {
-                    request: request(),
-                    exists: false,
-                },
-            ),
-            None if self.aaaa.is_empty() && self.a.is_empty() => (
-                Told::NoAddress,
-                Note::NoAddress {
-                    request: request(),
-                    exists: true,
-                },
-            ),
-            None => (Told::Nothing, Note::Recovered { request: request() }),
+            Some(why) => (Told::Failed, Note::Failed { request, why }),
+            None if found => (Told::Nothing, Note::Recovered { request }),
+            None => (Told::NoAddress, Note::NoAddress { request, exists }),
         };
         if told != self.told {
             change.notes.push(note);

@@ -289,6 +289,46 @@ async fn a_target_that_is_not_there_is_asked_as_soon_as_it_comes() {
     assert_eq!(world.addresses("db.example"), seen(&[("192.0.2.7", true)]));
 }
 
+#[tokio::test]
+async fn a_number_given_to_another_target_brings_nothing_of_the_first() {
+    let mut world = World::new("");
+    script(
+        world.folder.path(),
+        r#"echo '{"answer":{"number":0,"round":{"aaaa":{"nothing":{"exists":true,"ttl_secs":60}},"a":{"found":{"addresses":["192.0.2.7"],"ttl_secs":60}}}}}'"#,
+    );
+    world.follower.set_target(0, vec![world.folder.path().to_owned()]);
+    world.follower.follow([of_target("db.example", 0)]).unwrap();
+    while !world.change().await.settled {}
+    assert_eq!(world.addresses("db.example"), seen(&[("192.0.2.7", true)]));
+    world.follower.forget_target(0);
+    assert_eq!(world.follower.answers().count(), 0);
+    world.follower.follow([of_target("db.example", 0)]).unwrap();
+    assert_eq!(world.addresses("db.example"), []);
+    assert_eq!(why_of_target(&mut world).await, "the target is not there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_has_no_address_any_more_is_told_and_loses_nothing_yet() {
+    let mut world = World::new("192.0.2.1 db.example\n");
+    let only_ipv4 = Request {
+        families: Families::Ipv4,
+        ..request("db.example")
+    };
+    world.follower.follow([only_ipv4.clone()]).unwrap();
+    world.change().await;
+    // Only its IPv6 address is left, and that was not asked for.
+    world.write("hosts", "2001:db8::1 db.example\n");
+    let change = world.change().await;
+    assert_eq!(
+        change.notes,
+        [Note::NoAddress {
+            request: only_ipv4,
+            exists: true
+        }]
+    );
+    assert_eq!(world.addresses("db.example"), seen(&[("192.0.2.1", true)]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_helper_is_listened_to_with_suspicion() {
     let round = r#""round":{"aaaa":null,"a":{"nothing":{"exists":true,"ttl_secs":null}}}"#;

@@ -2,9 +2,9 @@
 //!
 //! Whoever runs a target decides what is in its file system and what its nameservers say, so neither is touched by
 //! the process that governs. A helper is started: this program, with a verb that no help shows ([`VERB`]). It finds a
-//! process of the target ([`process`]), enters its network namespace, gives up every privilege, reads the target's
-//! `resolv.conf` without leaving the target's root ([`file`]), asks, writes one line an answer ([`message`]) and
-//! ends. Whoever started it takes what it writes for the words of a stranger ([`start`]).
+//! process of the target (`process`), enters its network namespace, gives up every privilege, reads the target's
+//! `resolv.conf` without leaving the target's root (`file`), asks, writes one line an answer (`message`) and
+//! ends. Whoever started it takes what it writes for the words of a stranger (`start`).
 
 mod file;
 mod helper;
