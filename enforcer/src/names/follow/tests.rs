@@ -108,12 +108,9 @@ async fn what_changes_is_seen_within_its_time_and_what_was_before_stays() {
     let change = world.change().await;
     assert_eq!(change.changed, [request("db.example")]);
     assert!(!change.settled);
-    // What `hosts` says counts for ten seconds.
-    assert!(
-        before.elapsed() <= Duration::from_millis(10_001),
-        "{:?}",
-        before.elapsed()
-    );
+    // What `hosts` says counts for ten seconds, of which chance takes one at most.
+    let waited = before.elapsed().as_secs_f64();
+    assert!((9.0..10.01).contains(&waited), "{waited}");
     assert_eq!(
         world.addresses("db.example"),
         seen(&[("2001:db8::1", true), ("192.0.2.1", false), ("192.0.2.2", true)])
