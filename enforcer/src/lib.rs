@@ -2,7 +2,7 @@
 //!
 //! Rooms, in the order data flows through them: [`policy`] turns text into a compiled policy, [`targets`]
 //! turns names of workloads into cgroups, [`surroundings`] says what the host's own network says about a
-//! policy, [`kernel`] loads the programs and applies both, [`events`] turns the kernel's records into events,
+//! policy, [`names`] follows names and says what their addresses are, [`kernel`] loads the programs and applies both, [`events`] turns the kernel's records into events,
 //! [`sinks`] show them, [`daemon`] keeps it going. [`doctor`] says what a machine offers to all that. [`commands`] puts the rooms together, one verb each.
 //!
 //! Dependency rule, kept by a test: only [`kernel`] names aya, only [`commands`] uses anyhow, only [`sinks`]
@@ -13,6 +13,8 @@ pub mod policy;
 pub mod targets;
 
 pub mod surroundings;
+
+pub mod names;
 
 pub mod kernel;
 

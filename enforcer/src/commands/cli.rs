@@ -11,6 +11,7 @@ use enforcer_common::clause::Proto;
 
 use crate::{
     kernel::BpfLogLevel,
+    names::inside,
     policy::argument::{self, RuleArgument},
 };
 
@@ -68,6 +69,9 @@ pub(crate) enum Verb {
     /// Say what a connect to an address would meet, by which rule, and why not by another. Needs no privilege.
     #[command(after_help = EXPLAIN_HELP)]
     Explain(ExplainArgs),
+    /// Ask a target's nameservers from within it. Started by enforcer itself.
+    #[command(name = inside::VERB, hide = true)]
+    AskInside(AskInsideArgs),
 }
 
 const EXPLAIN_HELP: &str = "\
@@ -118,6 +122,17 @@ pub(crate) struct ExplainArgs {
     pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) rules: RuleArgs,
+}
+
+/// What [`inside::Job`] says.
+#[derive(Debug, Args)]
+pub(crate) struct AskInsideArgs {
+    #[arg(long, value_name = "PID")]
+    pub(crate) parent: u32,
+    #[arg(long, value_name = "PATH", required = true)]
+    pub(crate) cgroup: Vec<PathBuf>,
+    #[arg(last = true, required = true, value_name = "QUESTION")]
+    pub(crate) questions: Vec<inside::Question>,
 }
 
 /// Where a connect goes.

@@ -18,6 +18,8 @@ mod exec;
 
 mod check;
 
+mod ask_inside;
+
 mod doctor;
 mod explain;
 
@@ -58,6 +60,7 @@ fn run_to_end(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Exec(arguments) => runtime.block_on(exec::exec(&arguments)),
         Verb::Check(arguments) => runtime.block_on(check::check(&arguments)),
         Verb::Explain(arguments) => explain::explain(&arguments),
+        Verb::AskInside(arguments) => runtime.block_on(ask_inside::ask_inside(arguments)),
         Verb::Doctor(arguments) => runtime.block_on(doctor::doctor(&arguments)),
     };
     // A blocking task (a resolver that does not answer) must not hold up the end.

@@ -28,8 +28,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-pub use self::breakage::Breakage;
-use self::{nameserver::Nameserver, wiring::Wiring};
+use self::wiring::Wiring;
+pub use self::{
+    breakage::Breakage,
+    nameserver::{Asked, Nameserver},
+};
 use crate::{
     cgroup::CgroupFixture, names::NamesFixture, netns::NetnsFixture, place::Place, server::Server, unique,
 };

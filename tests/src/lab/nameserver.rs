@@ -1,17 +1,23 @@
-//! [`Nameserver`]: a real DNS server, authoritative for every name there is.
+//! [`Nameserver`]: a real DNS server, authoritative for every name there is. What it says can be changed while it
+//! runs, and it remembers who asked for what.
 
 use std::{
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, UdpSocket},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use async_trait::async_trait;
 use hickory_server::{
     Server,
-    net::runtime::TokioRuntimeProvider,
-    proto::rr::{Name, RData, Record, rdata::SOA},
+    net::{
+        runtime::{Time, TokioRuntimeProvider},
+        xfer::Protocol,
+    },
+    proto::rr::{Name, RData, Record, RecordType, rdata::SOA},
+    server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     store::in_memory::InMemoryZoneHandler,
     zone_handler::{AxfrPolicy, Catalog, ZoneType},
 };
@@ -23,7 +29,7 @@ use crate::netns::NetnsFixture;
 /// Where resolvers ask; `resolv.conf` cannot name another.
 const PORT: u16 = 53;
 
-/// How long what it says may be remembered, in seconds. There is nothing that could change.
+/// How long what it says may be remembered, in seconds, where nothing else is said.
 const TTL_SECS: u32 = 60;
 
 /// How long a client may leave a TCP connection idle.
@@ -35,7 +41,8 @@ const QUEUE: usize = 64;
 /// Answers by UDP and TCP. What it does not know does not exist: NXDOMAIN for a name, NODATA for a type. Stops
 /// on drop.
 #[derive(Debug)]
-pub(super) struct Nameserver {
+pub struct Nameserver {
+    said: Arc<Said>,
     listener: Socket,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -43,14 +50,19 @@ pub(super) struct Nameserver {
 
 impl Nameserver {
     /// Starts one at that address of the namespace, for these names.
-    pub(super) fn start<'name>(
+    ///
+    /// # Errors
+    ///
+    /// When it cannot listen there, or a name is none.
+    pub fn start<'name>(
         netns: &NetnsFixture,
         address: IpAddr,
         records: impl IntoIterator<Item = (&'name str, IpAddr)>,
     ) -> Result<Self> {
-        let mut catalog = Catalog::new();
-        let zone = zone(records)?;
-        catalog.upsert(Name::root().into(), vec![Arc::new(zone)]);
+        let said = Arc::new(Said {
+            catalog: Mutex::new(catalog(TTL_SECS, records)?),
+            asked: Mutex::default(),
+        });
 
         let at = SocketAddr::new(address, PORT);
         let (udp, tcp) = netns
@@ -67,7 +79,7 @@ impl Nameserver {
         let mut server = {
             // Registering the sockets here makes a failure the caller's, not that of a thread.
             let _inside = runtime.enter();
-            let mut server = Server::new(catalog);
+            let mut server = Server::new(Answering(Arc::clone(&said)));
             server.register_socket(tokio::net::UdpSocket::from_std(udp).context("watch a UDP socket")?);
             let tcp = tokio::net::TcpListener::from_std(tcp).context("watch a listening socket")?;
             server.register_listener(tcp, IDLE, QUEUE);
@@ -88,11 +100,103 @@ impl Nameserver {
             .spawn(serve)
             .context("start a nameserver's thread")?;
         Ok(Self {
+            said,
             listener,
             stop: Some(stop),
             thread: Some(thread),
         })
     }
+
+    /// From now on it knows these names and no others, with that TTL.
+    ///
+    /// # Errors
+    ///
+    /// When a name is none. Then it goes on saying what it said.
+    pub fn set<'name>(
+        &self,
+        ttl_secs: u32,
+        records: impl IntoIterator<Item = (&'name str, IpAddr)>,
+    ) -> Result<()> {
+        *lock(&self.said.catalog) = catalog(ttl_secs, records)?;
+        Ok(())
+    }
+
+    /// Every question so far, in order.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        lock(&self.said.asked).clone()
+    }
+}
+
+/// A question that a nameserver was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The name, in lower case, without its final dot.
+    pub name: String,
+    /// Whether it was for IPv6 addresses. Questions for what is no address are not remembered.
+    pub ipv6: bool,
+    /// Whether it came by TCP.
+    pub tcp: bool,
+    /// Who asked.
+    pub from: SocketAddr,
+}
+
+/// What a nameserver says, and was asked.
+struct Said {
+    catalog: Mutex<Arc<Catalog>>,
+    asked: Mutex<Vec<Asked>>,
+}
+
+impl std::fmt::Debug for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Said")
+            .field("asked", &self.asked)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in there is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers from the catalog that is there when the question comes.
+struct Answering(Arc<Said>);
+
+#[async_trait]
+impl RequestHandler for Answering {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        response: R,
+    ) -> ResponseInfo {
+        if let Ok(information) = request.request_info() {
+            let ipv6 = match information.query.query_type() {
+                RecordType::A => Some(false),
+                RecordType::AAAA => Some(true),
+                _ => None,
+            };
+            let name = information.query.name().to_string();
+            lock(&self.0.asked).extend(ipv6.map(|ipv6| Asked {
+                name: name.trim_end_matches('.').to_owned(),
+                ipv6,
+                tcp: request.protocol() == Protocol::Tcp,
+                from: request.src(),
+            }));
+        }
+        let catalog = Arc::clone(&lock(&self.0.catalog));
+        catalog.handle_request::<R, T>(request, response).await
+    }
+}
+
+/// All that there is.
+fn catalog<'name>(
+    ttl_secs: u32,
+    records: impl IntoIterator<Item = (&'name str, IpAddr)>,
+) -> Result<Arc<Catalog>> {
+    let mut catalog = Catalog::new();
+    catalog.upsert(Name::root().into(), vec![Arc::new(zone(ttl_secs, records)?)]);
+    Ok(Arc::new(catalog))
 }
 
 impl Drop for Nameserver {
@@ -109,12 +213,13 @@ impl Drop for Nameserver {
 
 /// The zone of the root, with these names in it and no others.
 fn zone<'name>(
+    ttl_secs: u32,
     records: impl IntoIterator<Item = (&'name str, IpAddr)>,
 ) -> Result<InMemoryZoneHandler<TokioRuntimeProvider>> {
     let mut zone = InMemoryZoneHandler::empty(Name::root(), ZoneType::Primary, AxfrPolicy::Deny);
     // Refresh, retry and expiry are for secondaries, of which there are none.
-    let authority = SOA::new(Name::root(), Name::root(), 1, 0, 0, 0, TTL_SECS);
-    let authority = Record::from_rdata(Name::root(), TTL_SECS, RData::SOA(authority));
+    let authority = SOA::new(Name::root(), Name::root(), 1, 0, 0, 0, ttl_secs);
+    let authority = Record::from_rdata(Name::root(), ttl_secs, RData::SOA(authority));
     ensure!(
         zone.upsert_mut(authority, 1),
         "make a DNS zone: it refuses its SOA"
@@ -126,7 +231,7 @@ fn zone<'name>(
             IpAddr::V4(address) => RData::A(address.into()),
             IpAddr::V6(address) => RData::AAAA(address.into()),
         };
-        let record = Record::from_rdata(absolute, TTL_SECS, data);
+        let record = Record::from_rdata(absolute, ttl_secs, data);
         ensure!(
             zone.upsert_mut(record, 1),
             "add {address} for {name} to a DNS zone: it refuses it"

@@ -1,0 +1,143 @@
+//! Finding a process of a target, and holding on to its network namespace and its root.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io::{self, Read as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+/// Cgroups looked into for a process, a target's own and those below.
+const MAX_CGROUPS: usize = 256;
+
+/// Octets read of one list of processes: the first few thousand are enough.
+const MAX_LIST_BYTES: u64 = 64 << 10;
+
+/// Where a target is.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The process it was taken from.
+    pub(super) pid: u32,
+    /// Its network namespace.
+    pub(super) netns: OwnedFd,
+    /// Its root directory, opened as a path only.
+    pub(super) root: OwnedFd,
+}
+
+/// Why there is no place.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlaceError {
+    #[error("the target has no process")]
+    NoProcess,
+    #[error("cannot look at process {pid} of the target")]
+    Process {
+        pid: u32,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The place of the first process, by number, in one of these cgroups or, where they have none, below.
+pub(super) fn find(cgroups: &[PathBuf]) -> Result<Place, PlaceError> {
+    let mut last = PlaceError::NoProcess;
+    let mut directories: VecDeque<PathBuf> = cgroups.iter().cloned().collect();
+    for _ in 0..MAX_CGROUPS {
+        let Some(directory) = directories.pop_front() else {
+            break;
+        };
+        for pid in processes(&directory).unwrap_or_default() {
+            match open(pid, &directory) {
+                Ok(Some(place)) => return Ok(place),
+                // It has ended meanwhile.
+                Ok(None) => {}
+                Err(source) => last = PlaceError::Process { pid, source },
+            }
+        }
+        let below = fs::read_dir(&directory).into_iter().flatten().flatten();
+        directories.extend(
+            below
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path())
+                .take(MAX_CGROUPS),
+        );
+    }
+    Err(last)
+}
+
+/// Processes of a cgroup, sorted. Those of another PID namespace have no number here.
+fn processes(directory: &Path) -> io::Result<Vec<u32>> {
+    let mut text = String::new();
+    File::open(directory.join("cgroup.procs"))?
+        .take(MAX_LIST_BYTES)
+        .read_to_string(&mut text)?;
+    let mut processes: Vec<u32> = text
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|pid| *pid != 0)
+        .collect();
+    processes.sort_unstable();
+    Ok(processes)
+}
+
+/// Opens what belongs to a process, if it is still in that cgroup. A number can become another process's: its
+/// directory in /proc never does, so it is opened first, and then the cgroup is asked again.
+fn open(pid: u32, directory: &Path) -> io::Result<Option<Place>> {
+    let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+        let process = openat(CWD, format!("/proc/{pid}"), directory_flags, Mode::empty())?;
+        let netns = openat(
+            &process,
+            "ns/net",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let root = openat(&process, "root", directory_flags, Mode::empty())?;
+        Ok((netns, root))
+    };
+    let opened = opened();
+    if !processes(directory)?.contains(&pid) {
+        return Ok(None);
+    }
+    let (netns, root) = opened?;
+    Ok(Some(Place { pid, netns, root }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::targets::{Hierarchy, test_support};
+
+    #[test]
+    fn without_a_process_there_is_no_place() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(find(&[]), Err(PlaceError::NoProcess)));
+        assert!(matches!(
+            find(&[folder.path().to_owned()]),
+            Err(PlaceError::NoProcess)
+        ));
+        fs::write(folder.path().join("cgroup.procs"), "0\n").unwrap();
+        assert!(matches!(
+            find(&[folder.path().to_owned()]),
+            Err(PlaceError::NoProcess)
+        ));
+    }
+
+    #[test]
+    fn a_process_below_is_found() {
+        if !test_support::is_root("names::inside::process::tests::a_process_below_is_found") {
+            return;
+        }
+        // Everything that can be opened here is in the lists of a folder, as in a cgroup.
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("below");
+        fs::create_dir(&below).unwrap();
+        fs::write(folder.path().join("cgroup.procs"), "").unwrap();
+        fs::write(below.join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+        let place = find(&[folder.path().to_owned()]).unwrap();
+        assert_eq!(place.pid, std::process::id());
+        assert!(Hierarchy::find().is_ok());
+    }
+}
