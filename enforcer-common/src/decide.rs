@@ -45,7 +45,7 @@ pub struct Connect {
     pub mode: Mode,
 }
 
-/// Why a socket cannot be moved to IPv4.
+/// Why a socket cannot be moved to IPv4, or a datagram to anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Unmovable {
@@ -55,6 +55,9 @@ pub enum Unmovable {
     Bound = 2,
     /// `IPV6_V6ONLY` is set (RFC 3493 section 5.3).
     V6Only = 3,
+    /// A datagram of an unconnected socket: no kernel sends it to IPv4, and an answer from anywhere but where it was
+    /// sent to is no answer to whoever sent it.
+    Unconnected = 4,
 }
 
 impl Unmovable {
@@ -65,6 +68,7 @@ impl Unmovable {
             1 => Some(Self::Ping),
             2 => Some(Self::Bound),
             3 => Some(Self::V6Only),
+            4 => Some(Self::Unconnected),
             _ => None,
         }
     }
@@ -74,6 +78,12 @@ impl Unmovable {
 pub trait Socket {
     /// Why this socket cannot be moved to IPv4, or `None` if it can (or if that cannot be seen).
     fn unmovable(&self) -> Option<Unmovable>;
+
+    /// Whether what is judged is a datagram of an unconnected socket, which cannot be moved to anywhere.
+    #[inline(always)]
+    fn sends_unconnected(&self) -> bool {
+        false
+    }
 }
 
 /// A compiled policy, as maps in the kernel and as slices everywhere else.
@@ -121,7 +131,8 @@ pub enum TableFault {
 /// the end of the list the connect is allowed.
 ///
 /// A redirect to IPv4 of a socket that cannot be moved there is a rejection with the rule's errno: the
-/// kernel would only answer ENETUNREACH by itself, whatever the rule asked for.
+/// kernel would only answer ENETUNREACH by itself, whatever the rule asked for. So is every redirect of a datagram of an
+/// unconnected socket.
 ///
 /// # Errors
 ///
@@ -178,6 +189,7 @@ pub fn decide<'table, T: PolicyTable, S: Socket>(
 #[inline(always)]
 fn settle<S: Socket>(action: Action, clause: &Clause, socket: &S) -> (Action, Option<Unmovable>) {
     match action {
+        Action::Redirect if socket.sends_unconnected() => (Action::Reject, Some(Unmovable::Unconnected)),
         Action::Redirect if address::is_ipv4_mapped(&clause.to_be) => match socket.unmovable() {
             Some(reason) => (Action::Reject, Some(reason)),
             None => (Action::Redirect, None),

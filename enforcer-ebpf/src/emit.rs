@@ -19,13 +19,13 @@ use enforcer_common::{
     clause::{Action, NO_RULE},
     counters::{Counters, Fault},
     decide::{Decision, Mode},
-    record::{COMM_LEN, ConnectRecord, NO_ACTION},
+    record::{COMM_LEN, ConnectRecord, DatagramKey, Hook, NO_ACTION},
 };
 
 use crate::{
     globals,
     maps::{self, CpuCounters},
-    sock_addr::Asked,
+    sock_addr::{self, Asked},
 };
 
 /// Counts a fault of a connect that is allowed because of it.
@@ -47,6 +47,7 @@ pub(crate) fn fault(context: &SockAddrContext, binding: &Binding, fault: Fault) 
 #[inline(always)]
 pub(crate) fn decision(
     context: &SockAddrContext,
+    hook: Hook,
     binding: &Binding,
     mode: Mode,
     asked: &Asked,
@@ -68,9 +69,37 @@ pub(crate) fn decision(
     if let Some((_, action)) = decision.would {
         counters.increment(Counters::would_word(action));
     }
-    if wanted(binding, decision) {
-        event(&counters, binding, mode, asked, decision, generation);
+    if !wanted(binding, decision) {
+        return;
     }
+    let told = |cookie| event(&counters, hook, cookie, binding, mode, asked, decision, generation);
+    match hook {
+        Hook::Connect => {
+            told(0);
+        }
+        Hook::Sendmsg => {
+            let cookie = sock_addr::cookie(context);
+            let key = DatagramKey::new(
+                cookie,
+                asked.daddr_be,
+                asked.dport,
+                generation,
+                decision.verdict as u8,
+                would(decision),
+            );
+            if maps::datagram_repeats(&key) {
+                counters.increment(Counters::REPEATED);
+            } else if told(cookie) {
+                maps::datagram_told(&key);
+            }
+        }
+    }
+}
+
+/// What would have been done, as its number.
+#[inline(always)]
+fn would(decision: &Decision<'_>) -> u8 {
+    decision.would.map_or(NO_ACTION, |(_, action)| action as u8)
 }
 
 #[inline(always)]
@@ -85,18 +114,22 @@ fn wanted(binding: &Binding, decision: &Decision<'_>) -> bool {
     }
 }
 
+/// `false` where the event is lost.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a structure of them would be on a stack of 512 bytes")]
 fn event(
     counters: &CpuCounters,
+    hook: Hook,
+    socket_cookie: u64,
     binding: &Binding,
     mode: Mode,
     asked: &Asked,
     decision: &Decision<'_>,
     generation: u32,
-) {
+) -> bool {
     let Some(mut entry) = maps::reserve_event() else {
         counters.increment(Counters::LOST);
-        return;
+        return false;
     };
     let redirect = match (decision.verdict, decision.unmovable, decision.acted) {
         (Action::Redirect, _, Some(clause)) | (_, Some(_), Some(clause)) => Some(clause),
@@ -106,7 +139,7 @@ fn event(
     // loop in it ("R5 tried to add from different maps, paths or scalars, pointer arithmetic with it prohibited"). So
     // words are chosen one by one, and the padding's zeroes are made opaque.
     let to_word = |index: usize| redirect.map_or(0, |clause| clause.to_be[index]);
-    let [r0, r1, r2, r3, r4, r5, r6, _] = black_box(0_u64).to_ne_bytes();
+    let [r0, r1, r2, r3, r4, r5, ..] = black_box(0_u64).to_ne_bytes();
     let pid_tgid = bpf_get_current_pid_tgid();
     let comm = if globals::has_comm() {
         bpf_get_current_comm().unwrap_or_default()
@@ -119,6 +152,7 @@ fn event(
         cgroup_id: binding.cgroup_id,
         // SAFETY: the helper has no preconditions.
         task_cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        socket_cookie,
         daddr_be: asked.daddr_be,
         redirect_be: [to_word(0), to_word(1), to_word(2), to_word(3)],
         pid: (pid_tgid >> 32) as u32,
@@ -142,15 +176,17 @@ fn event(
             _ => 0,
         },
         verdict: decision.verdict as u8,
-        would: decision.would.map_or(NO_ACTION, |(_, action)| action as u8),
+        would: would(decision),
         mode: mode as u8,
         socket_type: asked.socket_type,
         unmovable: decision.unmovable.map_or(0, |reason| reason as u8),
-        reserved: [r0, r1, r2, r3, r4, r5, r6],
+        hook: hook as u8,
+        reserved: [r0, r1, r2, r3, r4, r5],
         comm,
     });
     // The wake-up is what an event costs: 2.5 µs of the connecting thread's time with it, 0.1 to 0.4 µs
     // without. The controller polls.
     entry.submit(BPF_RB_NO_WAKEUP.into());
     counters.increment(Counters::EVENTS);
+    true
 }

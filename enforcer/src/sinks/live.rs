@@ -227,8 +227,24 @@ fn outcome(event: &Event) -> String {
 
 /// What does not go without saying.
 fn note(event: &Event) -> Option<String> {
+    let notes = [why(event), datagrams(event)];
+    let notes: Vec<_> = notes.into_iter().flatten().collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// That it was not a connect, and how many datagrams there were.
+fn datagrams(event: &Event) -> Option<String> {
+    event.datagrams.map(|count| match count {
+        1 => "a datagram of an unconnected socket".to_owned(),
+        _ => format!("{count} datagrams of an unconnected socket"),
+    })
+}
+
+/// Why it did not become what the rule says.
+fn why(event: &Event) -> Option<String> {
     if let Some(reason) = event.unmovable {
         let why = match reason {
+            Checked::Known(Unmovable::Unconnected) => "not connected".to_owned(),
             Checked::Known(Unmovable::Ping) => "a ping socket".to_owned(),
             Checked::Known(Unmovable::Bound) => "bound to an IPv6 address".to_owned(),
             Checked::Known(Unmovable::V6Only) => "IPv6 only".to_owned(),

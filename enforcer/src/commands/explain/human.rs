@@ -168,6 +168,7 @@ fn verdict(answer: &Answer<'_>, outcome: &Outcome) -> String {
 fn done(action: Action, outcome: &Outcome) -> String {
     let because = match outcome.unmovable {
         Some(Unmovable::Ping) => " (a ping socket cannot be moved to IPv4)",
+        Some(Unmovable::Unconnected) => " (a datagram cannot be moved)",
         Some(Unmovable::Bound | Unmovable::V6Only) => " (the socket cannot be moved to IPv4)",
         None => "",
     };
