@@ -13,7 +13,8 @@ use enforcer_common::{
 };
 
 use crate::{
-    emit, globals, maps,
+    emit::{self, Told},
+    globals, maps,
     sock_addr::{self, KernelSocket},
 };
 
@@ -117,7 +118,8 @@ fn decided(context: &SockAddrContext, binding: &Binding, hook: Hook) -> Result<O
         TableFault::ActionUnknown => Fault::ActionUnknown,
         TableFault::WalkTooLong => Fault::WalkTooLong,
     })?;
-    emit::decision(context, hook, binding, mode, &asked, &decision, table.generation());
+    let told = Told::of(&decision, &asked);
+    emit::decision(context, hook, binding, mode, &asked, &told, table.generation());
 
     match (decision.verdict, decision.acted) {
         (Action::Allow, _) | (_, None) => Ok(Outcome::Proceed),
