@@ -11,7 +11,7 @@ fn enforcer_connect4(context: SockAddrContext) -> i32 {
     let _binding = maps::binding();
     // No IPv4 socket was ever redirected.
     if sock_addr::is_ipv6_socket(&context) {
-        maps::forget_asked(&context);
+        maps::forget_asked_ipv4(&context);
     }
     PROCEED
 }

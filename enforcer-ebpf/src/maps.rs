@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use enforcer_common::{
-    address::AddrWords,
+    address::{self, AddrWords},
     binding::{Binding, PolicyHead},
     clause::{Clause, MAX_CGROUPS, NO_CLAUSE},
     counters::Counters,
@@ -199,7 +199,7 @@ struct SocketState {
     went_be: AddrWords,
     asked_port: u32,
     went_port: u32,
-    /// 1 from a redirect until the next connect that is none.
+    /// 1 from a redirect until a connect that goes to the same place without one.
     redirected: u32,
     /// 1 where an inner target has spoken for the call that is running.
     spoken: u32,
@@ -273,11 +273,31 @@ pub(crate) fn keep_asked(
     true
 }
 
-/// The socket is being connected to where the application asked for: what was kept of a redirect is no longer true.
+/// The socket is being connected to the IPv6 address in the call, and nothing of that is to be hidden: if it is where a
+/// redirect led, what was kept of that is no longer true.
+///
+/// If it is another, what was kept shows nothing either, as long as the peer is another. But the connect can still fail
+/// (a UDP socket whose redirect bound it to IPv4 gets EAFNOSUPPORT for every other IPv6 address), and then the
+/// kernel keeps the peer that the socket has.
 #[inline(always)]
 pub(crate) fn forget_asked(context: &SockAddrContext) {
-    if let Some(state) = socket_state(context) {
+    if let Some(state) = socket_state(context)
+        && (sock_addr::has_address(context, &state.went_be, state.went_port as u16)
+            || sock_addr::is_to_this_host(context))
+    {
         state.redirected = 0;
+    }
+}
+
+/// As [`forget_asked`], for a call with an IPv4 address.
+#[inline(always)]
+pub(crate) fn forget_asked_ipv4(context: &SockAddrContext) {
+    if let Some(state) = socket_state(context) {
+        let addr_be = sock_addr::ipv4_be(context);
+        // 0.0.0.0 is this host: the kernel chooses an address afterwards.
+        if addr_be == 0 || address::ipv4_mapped(addr_be) == state.went_be {
+            state.redirected = 0;
+        }
     }
 }
 

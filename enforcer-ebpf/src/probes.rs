@@ -7,7 +7,10 @@
 
 use aya_ebpf::{
     bindings::bpf_sock,
-    helpers::{bpf_get_current_comm, bpf_probe_read_kernel, generated::{bpf_get_socket_cookie, bpf_set_retval}},
+    helpers::{
+        bpf_get_current_comm, bpf_probe_read_kernel,
+        generated::{bpf_get_socket_cookie, bpf_set_retval},
+    },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };

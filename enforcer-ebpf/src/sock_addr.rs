@@ -99,6 +99,24 @@ pub(crate) fn has_address(context: &SockAddrContext, address_be: &AddrWords, por
         && u16::from_be(read_field!(raw, user_port) as u16) == port
 }
 
+/// Whether the call is to the unspecified address, of either family: the kernel connects to this host then, and chooses
+/// the address after the programs have run.
+#[inline(always)]
+pub(crate) fn is_to_this_host(context: &SockAddrContext) -> bool {
+    let raw = context.sock_addr;
+    let third = read_field!(raw, user_ip6[2]);
+    read_field!(raw, user_ip6[0]) == 0
+        && read_field!(raw, user_ip6[1]) == 0
+        && (third == 0 || third == 0xffff_u32.to_be())
+        && read_field!(raw, user_ip6[3]) == 0
+}
+
+/// The IPv4 address of a call that has one, in network byte order.
+#[inline(always)]
+pub(crate) fn ipv4_be(context: &SockAddrContext) -> u32 {
+    read_field!(context.sock_addr, user_ip4)
+}
+
 /// Whether the call came without an address.
 #[inline(always)]
 pub(crate) fn has_no_address(context: &SockAddrContext) -> bool {

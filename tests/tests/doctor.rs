@@ -223,7 +223,10 @@ fn another_enforcer_is_found_with_its_process() {
         .iter()
         .map(|it| it["details"]["attach_type"].as_str().unwrap())
         .collect();
-    assert_eq!(types, ["connect6", "getpeername6"]);
+    assert_eq!(
+        types,
+        ["connect4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"]
+    );
     let holder = format!("enforcer[{}]", enforcer.pid());
     for it in &said {
         assert_eq!(it["details"]["held_by"], serde_json::json!([holder]));

@@ -273,13 +273,11 @@ impl<'group> Execution<'group> {
         self.assert_event(case, &event, &context);
     }
 
-    /// A redirected connect arrives where the table says, and nowhere else.
+    /// A redirected connect arrives where the table says, and nowhere else; the application sees what it asked for.
     fn assert_arrived(&self, case: &Case, answer: &Answer, context: &str) {
         let to = case.expect.redirect_to.expect("the loader checks it");
-        let peer = answer
-            .peer
-            .map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port()));
-        assert_eq!(peer, Some(to), "{context}");
+        let asked = SocketAddr::new(case.dest.into(), case.port);
+        assert_eq!(answer.peer, Some(asked), "{context}");
         if matches!(case.socket, SocketKind::Udp | SocketKind::Ping) {
             return;
         }
@@ -309,6 +307,7 @@ impl<'group> Execution<'group> {
             Unmovable::Ping => "ping",
             Unmovable::Bound => "bound",
             Unmovable::V6Only => "v6only",
+            Unmovable::Unconnected => "unconnected",
         });
         let mode = match self.group.mode {
             Mode::Enforce => "enforce",

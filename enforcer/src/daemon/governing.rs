@@ -19,7 +19,9 @@ use crate::{
         enrich::{CallerErrno, Catalog},
         hub::{DEFAULT_CAPACITY, Hub, Subscription},
     },
-    kernel::{Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Kernel, KernelError, LoadOptions, Support},
+    kernel::{
+        Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Kernel, KernelError, LoadOptions, Support,
+    },
     targets::Cgroup,
 };
 

@@ -10,8 +10,8 @@ use aya::{
 use enforcer_common::{binding::Binding, counters::Counters};
 
 use super::{
-    Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Installed, KernelError, Support, attachment, counters,
-    features::FEATURES, objects, policies::Policies, undisturbed::undisturbed,
+    Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Installed, KernelError, Support, attachment,
+    counters, features::FEATURES, objects, policies::Policies, undisturbed::undisturbed,
 };
 use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 
