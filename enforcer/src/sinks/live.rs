@@ -234,10 +234,14 @@ fn note(event: &Event) -> Option<String> {
 
 /// That it was not a connect, and how many datagrams there were.
 fn datagrams(event: &Event) -> Option<String> {
-    event.datagrams.map(|count| match count {
-        1 => "a datagram of an unconnected socket".to_owned(),
-        _ => format!("{count} datagrams of an unconnected socket"),
-    })
+    let count = event.datagrams?;
+    let said = event.unmovable == Some(Checked::Known(Unmovable::Unconnected));
+    match (count, said) {
+        (1, true) => None,
+        (_, true) => Some(format!("{count} datagrams")),
+        (1, false) => Some("a datagram, not connected".to_owned()),
+        (_, false) => Some(format!("{count} datagrams, not connected")),
+    }
 }
 
 /// Why it did not become what the rule says.

@@ -142,7 +142,8 @@ proptest! {
             let decision = decide(&compiled, &Fixed(unmovable), &connect).unwrap();
             let outcome = match unmovable {
                 Some(Unmovable::Bound | Unmovable::V6Only) => case.immovable.unwrap_or(case.outcome),
-                Some(Unmovable::Ping) | None => case.outcome,
+                // Connects are explained.
+                Some(Unmovable::Ping | Unmovable::Unconnected) | None => case.outcome,
             };
             prop_assert_eq!(outcome.verdict, decision.verdict);
             prop_assert_eq!(outcome.rule, decision.acted.map(|clause| clause.rule));
