@@ -292,8 +292,10 @@ pub fn errno_name(number: i32) -> String {
         .and_then(enforcer_common::errno::by_number);
     let name = match (chosen, number) {
         (Some(errno), _) => errno.name,
+        (None, libc::EAFNOSUPPORT) => "EAFNOSUPPORT",
         (None, libc::EAGAIN) => "EAGAIN",
         (None, libc::EBADF) => "EBADF",
+        (None, libc::EDESTADDRREQ) => "EDESTADDRREQ",
         (None, libc::EINPROGRESS) => "EINPROGRESS",
         (None, libc::EINVAL) => "EINVAL",
         (None, libc::EISCONN) => "EISCONN",
