@@ -125,6 +125,8 @@ struct Model<'world> {
     /// What it shows as its peer.
     peer: Option<SocketAddr>,
     local: IpAddr,
+    /// Whether it ever had an IPv4 address of its own.
+    once_ipv4: bool,
 }
 
 struct World {
@@ -174,6 +176,7 @@ impl World {
             v6only: sequence.v6only,
             peer: None,
             local: any.ip(),
+            once_ipv4: false,
         };
         model.look()?;
         let done = sequence
@@ -203,6 +206,7 @@ impl Model<'_> {
         prop_assert_eq!(names.outcome(), expected, "getpeername: {:?}", names);
         prop_assert_eq!(names.peer, self.peer, "getpeername");
         self.local = names.local.expect("getsockname").ip();
+        self.once_ipv4 |= self.is_ipv4();
         if self.peer == Some(self.world.address(To::Redirected)) {
             // What a redirect cannot hide, and what shows here that there was one.
             prop_assert!(self.is_ipv4(), "getsockname: {}", self.local);
@@ -243,6 +247,9 @@ impl Model<'_> {
                 self.peer = None;
             }
             Call::SendTo(to) => self.send_to(by, to)?,
+            // Connected by IPv6 and then by IPv4: the kernel sends from the one and listens at the other, with or without
+            // enforcer.
+            Call::Send(_) if self.is_ipv6() && self.peer.is_some_and(|peer| peer.ip() != B) => {}
             Call::Send(tclass) => {
                 let expected = if self.peer.is_some() { "ok" } else { "EDESTADDRREQ" };
                 let outcome = self.send(by, None, tclass);
@@ -287,6 +294,10 @@ impl Model<'_> {
     }
 
     fn send_to(&self, by: By, to: To) -> Result<(), TestCaseError> {
+        if to == To::Allowed && self.once_ipv4 && self.peer.is_none() {
+            // With or without enforcer: after IPv4 the kernel (6.18) gives an IPv6 socket without a peer no answers by IPv6.
+            return Ok(());
+        }
         let address = self.world.address(to);
         let outcome = self.send(by, Some(address), None);
         match to {
@@ -367,6 +378,8 @@ fn a_socket_shows_what_it_asked_for_whatever_was_called_before() {
     let config = Config {
         cases,
         failure_persistence: None,
+        // A sequence that shows a missing answer waits for it, each time.
+        max_shrink_time: 30_000,
         ..Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
