@@ -30,6 +30,13 @@ pub const fn octets_from_words(words: AddrWords) -> [u8; 16] {
     ]
 }
 
+/// An IPv4 address, in network byte order, written as IPv6 (RFC 4291 section 2.5.5.2).
+#[must_use]
+#[inline(always)]
+pub const fn ipv4_mapped(addr_be: u32) -> AddrWords {
+    [0, 0, 0xffff_u32.to_be(), addr_be]
+}
+
 /// Whether the address is IPv4-mapped, `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
 #[must_use]
 #[inline(always)]

@@ -25,11 +25,14 @@ pub enum Fault {
     /// Socket storage could not be had for the mark that makes an outer target yield; the outer target
     /// judged the connect again.
     MarkFailed = 6,
+    /// Socket storage could not be had for what the application asked for: the connect was redirected, and the
+    /// application can see where to.
+    MemoFailed = 7,
 }
 
 impl Fault {
     /// How many faults there are; they number 0, 1, … below it.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
 
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT] = [
@@ -40,6 +43,7 @@ impl Fault {
         Self::ActionUnknown,
         Self::WalkTooLong,
         Self::MarkFailed,
+        Self::MemoFailed,
     ];
 
     /// Its name in summaries and metrics.
@@ -53,6 +57,7 @@ impl Fault {
             Self::ActionUnknown => "action_unknown",
             Self::WalkTooLong => "walk_too_long",
             Self::MarkFailed => "mark_failed",
+            Self::MemoFailed => "memo_failed",
         }
     }
 }
@@ -61,7 +66,7 @@ impl Fault {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Counters {
-    /// Connects by mode and by what was done. The sum is what the programs saw.
+    /// Connects, and datagrams of unconnected sockets, by mode and by what was done. The sum is what the programs saw.
     pub verdicts: [[u64; Action::COUNT]; Mode::COUNT],
     /// Connects by what would have been done. Never summed with `verdicts`.
     pub would: [u64; Action::COUNT],
@@ -75,11 +80,14 @@ pub struct Counters {
     pub events: u64,
     /// Events wanted that found the ring buffer full.
     pub lost: u64,
+    /// Datagrams for which an event was wanted and is there already: that of an earlier one of the same socket, to the
+    /// same destination, with the same verdict.
+    pub repeated: u64,
     /// Faults, by [`Fault`].
     pub faults: [u64; Fault::COUNT],
 }
 
-const _: () = assert!(size_of::<Counters>() == 8 * (6 + 3 + 3 + 2 + Fault::COUNT));
+const _: () = assert!(size_of::<Counters>() == 8 * (6 + 3 + 3 + 3 + Fault::COUNT));
 
 /// The programs count by word, because an increment there must be one atomic instruction on memory: these say
 /// which word is whose.
@@ -96,6 +104,8 @@ impl Counters {
     pub const EVENTS: usize = offset_of!(Self, events) / size_of::<u64>();
     /// Word of [`lost`](Self::lost).
     pub const LOST: usize = offset_of!(Self, lost) / size_of::<u64>();
+    /// Word of [`repeated`](Self::repeated).
+    pub const REPEATED: usize = offset_of!(Self, repeated) / size_of::<u64>();
 
     /// Word of [`verdicts`](Self::verdicts) that counts this.
     #[must_use]
@@ -127,7 +137,7 @@ impl Counters {
         }
     }
 
-    /// Connects the programs saw.
+    /// Connects the programs saw, and datagrams of unconnected sockets.
     #[must_use]
     pub fn seen(&self) -> u64 {
         self.verdicts.as_flattened().iter().sum()
@@ -167,6 +177,7 @@ mod tests {
         assert_eq!(with(Counters::NAME_MISSES).name_misses, 1);
         assert_eq!(with(Counters::EVENTS).events, 1);
         assert_eq!(with(Counters::LOST).lost, 1);
+        assert_eq!(with(Counters::REPEATED).repeated, 1);
         for action in [Action::Allow, Action::Reject, Action::Redirect] {
             for mode in [Mode::Enforce, Mode::Audit] {
                 let counters = with(Counters::verdict_word(mode, action));
@@ -177,6 +188,6 @@ mod tests {
         for fault in Fault::ALL {
             assert_eq!(with(Counters::fault_word(fault)).fault(fault), 1);
         }
-        assert_eq!(Counters::fault_word(Fault::MarkFailed), Counters::WORDS - 1);
+        assert_eq!(Counters::fault_word(Fault::MemoFailed), Counters::WORDS - 1);
     }
 }

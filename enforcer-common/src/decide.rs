@@ -71,7 +71,7 @@ impl Connect {
     }
 }
 
-/// Why a socket cannot be moved to IPv4.
+/// Why a socket cannot be moved to IPv4, or a datagram to anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Unmovable {
@@ -81,6 +81,9 @@ pub enum Unmovable {
     Bound = 2,
     /// `IPV6_V6ONLY` is set (RFC 3493 section 5.3).
     V6Only = 3,
+    /// A datagram of an unconnected socket: no kernel sends it to IPv4, and an answer from anywhere but where it was
+    /// sent to is no answer to whoever sent it.
+    Unconnected = 4,
 }
 
 impl Unmovable {
@@ -91,6 +94,7 @@ impl Unmovable {
             1 => Some(Self::Ping),
             2 => Some(Self::Bound),
             3 => Some(Self::V6Only),
+            4 => Some(Self::Unconnected),
             _ => None,
         }
     }
@@ -101,6 +105,12 @@ impl Unmovable {
 pub trait Circumstances {
     /// Why this socket cannot be moved to IPv4, or `None` if it can (or if that cannot be seen).
     fn unmovable(&self) -> Option<Unmovable>;
+
+    /// Whether what is judged is a datagram of an unconnected socket, which cannot be moved to anywhere.
+    #[inline(always)]
+    fn sends_unconnected(&self) -> bool {
+        false
+    }
 
     /// Real user of the calling thread, as the initial user namespace numbers users.
     fn uid(&self) -> u32;
@@ -133,6 +143,10 @@ pub struct Known {
 impl Circumstances for Known {
     fn unmovable(&self) -> Option<Unmovable> {
         self.unmovable
+    }
+
+    fn sends_unconnected(&self) -> bool {
+        self.unmovable == Some(Unmovable::Unconnected)
     }
 
     fn uid(&self) -> u32 {
@@ -246,7 +260,8 @@ pub enum TableFault {
 /// allowed.
 ///
 /// A redirect to IPv4 of a socket that cannot be moved there is a rejection with the rule's errno: the
-/// kernel would only answer ENETUNREACH by itself, whatever the rule asked for.
+/// kernel would only answer ENETUNREACH by itself, whatever the rule asked for. So is every redirect of a datagram of an
+/// unconnected socket.
 ///
 /// # Errors
 ///
@@ -279,11 +294,7 @@ pub fn decide<T: PolicyTable, C: Circumstances>(
         return Ok(decision);
     }
     let (clause, action) = clause_and_action(table, speaking)?;
-    let unmovable = if is_to_ipv4(clause, action) {
-        circumstances.unmovable()
-    } else {
-        None
-    };
+    let unmovable = immovable(action, clause, circumstances);
     let verdict = if unmovable.is_some() {
         Action::Reject
     } else {
@@ -304,8 +315,10 @@ pub fn decide<T: PolicyTable, C: Circumstances>(
     decision.rule = clause.rule;
     if walk.would != NO_CLAUSE {
         let (clause, action) = clause_and_action(table, walk.would)?;
-        let is_immovable = is_to_ipv4(clause, action) && circumstances.unmovable().is_some();
-        decision.would = Some(if is_immovable { Action::Reject } else { action });
+        decision.would = match immovable(action, clause, circumstances) {
+            Some(_) => Some(Action::Reject),
+            None => Some(action),
+        };
         decision.would_rule = clause.rule;
     }
     Ok(decision)
@@ -416,11 +429,19 @@ fn clause_and_action<T: PolicyTable>(table: &T, index: u32) -> Result<(&Clause, 
     }
 }
 
-/// Whether the clause moves sockets to IPv4, which some cannot be.
+/// Why the clause's action cannot be carried out on this socket.
 #[inline(always)]
-fn is_to_ipv4(clause: &Clause, action: Action) -> bool {
-    matches!(action, Action::Redirect)
-        && (clause.to_form == DestinationForm::Embedded as u8 || address::is_ipv4_mapped(&clause.to_be))
+fn immovable<C: Circumstances>(action: Action, clause: &Clause, circumstances: &C) -> Option<Unmovable> {
+    if !matches!(action, Action::Redirect) {
+        return None;
+    }
+    if circumstances.sends_unconnected() {
+        return Some(Unmovable::Unconnected);
+    }
+    if clause.to_form == DestinationForm::Embedded as u8 || address::is_ipv4_mapped(&clause.to_be) {
+        return circumstances.unmovable();
+    }
+    None
 }
 
 /// Where a redirecting clause sends this connect.

@@ -19,21 +19,21 @@ use enforcer_common::{
     clause::{Action, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, NO_RULE},
     counters::{Counters, Fault},
     decide::{Decision, Mode},
-    record::{COMM_LEN, ConnectRecord, NO_ACTION},
+    record::{COMM_LEN, ConnectRecord, DatagramKey, Hook, NO_ACTION},
 };
 
 use crate::{
     globals,
     maps::{self, CpuCounters},
-    sock_addr::Asked,
+    sock_addr::{self, Asked},
 };
 
-/// Counts a fault of a connect that is allowed because of it.
+/// Counts a fault of a call that goes on in spite of it.
 #[inline(always)]
 pub(crate) fn fault(context: &SockAddrContext, binding: &Binding, fault: Fault) {
     warn!(
         context,
-        "fault {} at cgroup {}: allowed", fault as u8, binding.cgroup_id
+        "fault {} at cgroup {}: the call goes on", fault as u8, binding.cgroup_id
     );
     let target = if binding.layout_version == 0 {
         0
@@ -47,6 +47,7 @@ pub(crate) fn fault(context: &SockAddrContext, binding: &Binding, fault: Fault) 
 #[inline(always)]
 pub(crate) fn decision(
     context: &SockAddrContext,
+    hook: Hook,
     binding: &Binding,
     mode: Mode,
     asked: &Asked,
@@ -76,9 +77,37 @@ pub(crate) fn decision(
     } else if decision.name & CLAUSE_NAME_MISS != 0 {
         counters.increment(Counters::NAME_MISSES);
     }
-    if wanted(binding, decision) {
-        event(&counters, binding, mode, asked, decision, generation);
+    if !wanted(binding, decision) {
+        return;
     }
+    match hook {
+        Hook::Connect => {
+            event(&counters, hook, 0, binding, mode, asked, decision, generation);
+        }
+        Hook::Sendmsg => {
+            let cookie = sock_addr::cookie(context);
+            let key = DatagramKey::new(
+                cookie,
+                asked.daddr_be,
+                asked.dport,
+                generation,
+                decision.verdict as u8,
+                would_number(decision),
+            );
+            if maps::datagram_repeats(&key) {
+                counters.increment(Counters::REPEATED);
+            } else if event(
+                &counters, hook, cookie, binding, mode, asked, decision, generation,
+            ) {
+                maps::datagram_told(&key);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn would_number(decision: &Decision) -> u8 {
+    decision.would.map_or(NO_ACTION, |action| action as u8)
 }
 
 #[inline(always)]
@@ -93,25 +122,32 @@ fn wanted(binding: &Binding, decision: &Decision) -> bool {
     }
 }
 
+/// `false` where the event is lost.
 #[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a structure of them would take room on a stack of 512 bytes"
+)]
 fn event(
     counters: &CpuCounters,
+    hook: Hook,
+    socket_cookie: u64,
     binding: &Binding,
     mode: Mode,
     asked: &Asked,
     decision: &Decision,
     generation: u32,
-) {
+) -> bool {
     let Some(mut entry) = maps::reserve_event() else {
         counters.increment(Counters::LOST);
-        return;
+        return false;
     };
     let acted = decision.rule != NO_RULE;
     // VERIFIER 6.12 and newer, without CAP_PERFMON: of arrays of zeroes the compiler makes calls of memset, and the verifier refuses the
     // loop in it ("R5 tried to add from different maps, paths or scalars, pointer arithmetic with it prohibited"). So
     // words are chosen one by one, and the padding's zeroes are made opaque.
     let to_word = |index: usize| if acted { decision.to.addr_be[index] } else { 0 };
-    let [r0, r1, r2, _] = black_box(0_u32).to_ne_bytes();
+    let [r0, r1, ..] = black_box(0_u32).to_ne_bytes();
     let pid_tgid = bpf_get_current_pid_tgid();
     let comm = if globals::has_comm() {
         bpf_get_current_comm().unwrap_or_default()
@@ -124,6 +160,7 @@ fn event(
         cgroup_id: binding.cgroup_id,
         // SAFETY: the helper has no preconditions.
         task_cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        socket_cookie,
         daddr_be: asked.daddr_be,
         redirect_be: [to_word(0), to_word(1), to_word(2), to_word(3)],
         pid: (pid_tgid >> 32) as u32,
@@ -147,15 +184,17 @@ fn event(
             0
         },
         verdict: decision.verdict as u8,
-        would: decision.would.map_or(NO_ACTION, |action| action as u8),
+        would: would_number(decision),
         mode: mode as u8,
         socket_type: asked.socket_type,
         unmovable: decision.unmovable.map_or(0, |reason| reason as u8),
-        reserved: [r0, r1, r2],
+        hook: hook as u8,
+        reserved: [r0, r1],
         comm,
     });
     // The wake-up is what an event costs: 2.5 µs of the connecting thread's time with it, 0.1 to 0.4 µs
     // without. The controller polls.
     entry.submit(BPF_RB_NO_WAKEUP.into());
     counters.increment(Counters::EVENTS);
+    true
 }

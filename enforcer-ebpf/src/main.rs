@@ -1,5 +1,6 @@
 //! enforcer's kernel programs. One file per attach type, [`maps`] for every map, [`sock_addr`] for the only
-//! code that touches `struct bpf_sock_addr`, [`emit`] for what the controller hears.
+//! code that touches `struct bpf_sock_addr`, [`judge`] for what connects and sends have in common, [`emit`] for what the
+//! controller hears.
 //!
 //! What happens to a connect is decided by `enforcer_common::decide` alone; here it is carried out.
 #![no_std]
@@ -8,11 +9,15 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features)]
 
+mod connect4;
 mod connect6;
 mod getpeername6;
+mod recvmsg6;
+mod sendmsg6;
 
 mod emit;
 mod globals;
+mod judge;
 mod maps;
 mod sock_addr;
 

@@ -3,20 +3,22 @@
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
-    bindings::{BPF_F_INNER_MAP, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED},
-    btf_maps::{Array, ArrayOfMaps, LpmTrie, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
+    bindings::{BPF_ANY, BPF_F_INNER_MAP, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED},
+    btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
     helpers::bpf_get_local_storage,
     macros::btf_map,
     programs::SockAddrContext,
 };
 use enforcer_common::{
-    address::AddrWords,
+    address::{self, AddrWords},
     binding::{Binding, PolicyHead},
     clause::{Clause, IN_OVERLAY, MAX_CGROUPS, NO_ENTRY},
     counters::Counters,
     decide::PolicyTable,
-    record::ConnectRecord,
+    record::{ConnectRecord, DatagramKey},
 };
+
+use crate::sock_addr::{self, Asked};
 
 /// Policies that can be in force at once: one for each cgroup, and slot 0, which is no policy.
 const POLICY_SLOTS: usize = MAX_CGROUPS as usize + 1;
@@ -211,37 +213,151 @@ pub(crate) fn reserve_event() -> Option<aya_ebpf::maps::ring_buf::RingBufEntry<C
     EVENTS.reserve(0)
 }
 
-/// Which sockets an inner target has spoken for in the connect that is running.
+/// How many combinations of socket, destination and verdict have their datagrams counted. Past that the one that was
+/// quiet for longest is forgotten, and gets a new event when it sends again.
+const DATAGRAM_KEYS: usize = 8_192;
+
 #[btf_map]
-static SPOKEN: SkStorage<u32> = SkStorage::new();
+static DATAGRAMS: LruHashMap<DatagramKey, u64, DATAGRAM_KEYS> = LruHashMap::new();
+
+/// Counts a datagram where one of its kind has become an event; `false` where none has.
+#[inline(always)]
+pub(crate) fn datagram_repeats(key: &DatagramKey) -> bool {
+    let Some(count) = DATAGRAMS.get_ptr_mut(key) else {
+        return false;
+    };
+    // SAFETY: the pointer is to a value that stays in place while the program runs; it can at worst be reused for
+    // another key meanwhile, whose count is then one too high. Programs access it in no other way.
+    unsafe { atomic_xadd::<_, _, { AtomicOrdering::Relaxed }>(count, 1_u64) };
+    true
+}
+
+/// Begins to count the datagrams of that kind: one has become an event.
+#[inline(always)]
+pub(crate) fn datagram_told(key: &DatagramKey) {
+    // Where there is no room, the next one becomes an event again: one too many rather than none.
+    let _ = DATAGRAMS.insert(key, 1, BPF_ANY.into());
+}
+
+/// What is kept of a socket for as long as it lives. Ports are in host byte order.
+#[repr(C)]
+struct SocketState {
+    /// What the application asked for, where `redirected` is set.
+    asked_be: AddrWords,
+    /// Where its connect went.
+    went_be: AddrWords,
+    asked_port: u32,
+    went_port: u32,
+    /// 1 from a redirect until a connect that goes to the same place without one.
+    redirected: u32,
+    /// 1 where an inner target has spoken for the call that is running.
+    spoken: u32,
+}
+
+/// Only sockets that were redirected or that nested targets govern are in here. A socket's value goes with it.
+#[btf_map]
+static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+
+/// What is kept of the socket, or `None` where nothing is.
+#[inline(always)]
+fn socket_state(context: &SockAddrContext) -> Option<&'static mut SocketState> {
+    // SAFETY: the context is the one the kernel passed; the verifier checks the socket pointer in it.
+    let state = unsafe { SOCKETS.get_ptr_mut(context) };
+    // SAFETY: the value lives as long as the socket, and the socket is locked by the kernel while any program of ours
+    // runs, so nobody else writes.
+    unsafe { state.as_mut() }
+}
+
+/// The same, making one of zeroes where there is none; `None` where socket storage is exhausted.
+#[inline(always)]
+fn new_socket_state(context: &SockAddrContext) -> Option<&'static mut SocketState> {
+    // SAFETY: as in `socket_state`.
+    let state = unsafe { SOCKETS.get_or_insert_ptr_mut(context, None) };
+    // SAFETY: as in `socket_state`.
+    unsafe { state.as_mut() }
+}
 
 /// Leaves the mark that makes the governed cgroups above yield. `false` where socket storage is exhausted.
 #[inline(always)]
 pub(crate) fn mark_spoken(context: &SockAddrContext) -> bool {
-    // SAFETY: the context is the one the kernel passed; the verifier checks the socket pointer in it.
-    let mark = unsafe { SPOKEN.get_or_insert_ptr_mut(context, None) };
-    if mark.is_null() {
-        return false;
+    match new_socket_state(context) {
+        Some(state) => {
+            state.spoken = 1;
+            true
+        }
+        None => false,
     }
-    // SAFETY: non-null, and the socket is locked by the kernel while this program runs, so nobody else
-    // writes.
-    unsafe { *mark = 1 };
+}
+
+/// Whether an inner target has spoken for this call; with `consume`, also takes the mark away.
+#[inline(always)]
+pub(crate) fn spoken(context: &SockAddrContext, consume: bool) -> bool {
+    let Some(state) = socket_state(context) else {
+        return false;
+    };
+    let marked = state.spoken != 0;
+    if consume {
+        state.spoken = 0;
+    }
+    marked
+}
+
+/// Keeps what the application asked for and where its connect goes instead, the port in host byte order. `false` where
+/// socket storage is exhausted.
+#[inline(always)]
+pub(crate) fn keep_asked(
+    context: &SockAddrContext,
+    asked: &Asked,
+    went_be: &AddrWords,
+    went_port: u16,
+) -> bool {
+    let Some(state) = new_socket_state(context) else {
+        return false;
+    };
+    state.asked_be = asked.daddr_be;
+    state.went_be = *went_be;
+    state.asked_port = u32::from(asked.dport);
+    state.went_port = u32::from(went_port);
+    state.redirected = 1;
     true
 }
 
-/// Whether an inner target has spoken for this connect; with `consume`, also takes the mark away.
+/// The socket is being connected to the IPv6 address in the call, and nothing of that is to be hidden: if it is where a
+/// redirect led, what was kept of that is no longer true.
+///
+/// If it is another, what was kept shows nothing either, as long as the peer is another. But the connect can still fail
+/// (a UDP socket whose redirect bound it to IPv4 gets EAFNOSUPPORT for every other IPv6 address), and then the
+/// kernel keeps the peer that the socket has.
 #[inline(always)]
-pub(crate) fn spoken(context: &SockAddrContext, consume: bool) -> bool {
-    // SAFETY: as in `mark_spoken`.
-    let mark = unsafe { SPOKEN.get_ptr_mut(context) };
-    if mark.is_null() {
-        return false;
+pub(crate) fn forget_asked(context: &SockAddrContext) {
+    if let Some(state) = socket_state(context)
+        && (sock_addr::has_address(context, &state.went_be, state.went_port as u16)
+            || sock_addr::is_to_this_host(context))
+    {
+        state.redirected = 0;
     }
-    // SAFETY: as in `mark_spoken`.
-    let marked = unsafe { *mark } != 0;
-    if consume {
-        // SAFETY: as in `mark_spoken`.
-        unsafe { *mark = 0 };
+}
+
+/// As [`forget_asked`], for a call with an IPv4 address.
+#[inline(always)]
+pub(crate) fn forget_asked_ipv4(context: &SockAddrContext) {
+    if let Some(state) = socket_state(context) {
+        let addr_be = sock_addr::ipv4_be(context);
+        // 0.0.0.0 is this host: the kernel chooses an address afterwards.
+        if addr_be == 0 || address::ipv4_mapped(addr_be) == state.went_be {
+            state.redirected = 0;
+        }
     }
-    marked
+}
+
+/// Replaces the address of the call by the one asked for, if it is where enforcer redirected this socket to. Twice is
+/// as good as once: nested targets each do it.
+#[inline(always)]
+pub(crate) fn show_asked(context: &SockAddrContext) {
+    if let Some(state) = socket_state(context)
+        && state.redirected != 0
+        && sock_addr::has_address(context, &state.went_be, state.went_port as u16)
+    {
+        sock_addr::set_address(context, &state.asked_be, state.asked_port as u16);
+    }
 }

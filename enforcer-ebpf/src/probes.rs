@@ -7,7 +7,10 @@
 
 use aya_ebpf::{
     bindings::bpf_sock,
-    helpers::{bpf_get_current_comm, bpf_probe_read_kernel, generated::bpf_set_retval},
+    helpers::{
+        bpf_get_current_comm, bpf_probe_read_kernel,
+        generated::{bpf_get_socket_cookie, bpf_set_retval},
+    },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
@@ -32,6 +35,24 @@ fn probe_connect6(_context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 fn probe_getpeername6(_context: SockAddrContext) -> i32 {
     1
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+fn probe_recvmsg6(_context: SockAddrContext) -> i32 {
+    1
+}
+
+#[cgroup_sock_addr(connect4)]
+fn probe_connect4(_context: SockAddrContext) -> i32 {
+    1
+}
+
+/// Datagrams of one socket are told apart from those of another by its cookie.
+#[cgroup_sock_addr(sendmsg6)]
+fn probe_sendmsg6(context: SockAddrContext) -> i32 {
+    // SAFETY: the context is the one the kernel passed.
+    let cookie = unsafe { bpf_get_socket_cookie(context.sock_addr.cast()) };
+    i32::from(cookie != 0)
 }
 
 /// An errno of our choice: `bpf_set_retval`.

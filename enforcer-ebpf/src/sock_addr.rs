@@ -6,8 +6,8 @@
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
     helpers::{
-        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_socket_cookie, bpf_ktime_get_boot_ns,
-        bpf_probe_read_kernel,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
+        generated::bpf_get_socket_cookie,
     },
     programs::SockAddrContext,
 };
@@ -15,6 +15,7 @@ use enforcer_common::{
     address::{self, AddrWords},
     clause::IPPROTO_ICMPV6,
     decide::{Circumstances, Destination, Unmovable},
+    record::Hook,
 };
 
 use crate::globals;
@@ -22,6 +23,13 @@ use crate::globals;
 /// Byte of `struct sock_common` that holds `skc_ipv6only`, on every kernel that enforcer runs on; the loader
 /// checks it against BTF.
 pub(crate) const V6ONLY_BYTE: usize = 19;
+
+/// `AF_UNSPEC`, which the kernel also gives where a call has no address.
+const AF_UNSPEC: u32 = 0;
+/// `AF_INET6`
+const AF_INET6: u32 = 10;
+/// `BPF_TCP_ESTABLISHED` (`include/uapi/linux/bpf.h`): connected, of a UDP socket too.
+const ESTABLISHED: u32 = 1;
 
 /// The address, port, protocol and type of the connect being judged.
 pub(crate) struct Asked {
@@ -42,7 +50,7 @@ macro_rules! read_field {
 
 macro_rules! write_field {
     ($pointer:expr, $value:expr, $($field:tt)+) => {
-        // SAFETY: as for reading; user_ip6 and user_port are writable in connect6.
+        // SAFETY: as for reading; user_ip6 and user_port are writable in every hook of ours.
         unsafe { (&raw mut (*$pointer).$($field)+).write_volatile($value) }
     };
 }
@@ -64,24 +72,85 @@ pub(crate) fn asked(context: &SockAddrContext) -> Asked {
     }
 }
 
-/// Sends the connect elsewhere. A port of 0 keeps the one asked for.
+/// Sends the connect elsewhere, and says to which port. A port of 0 keeps the one asked for.
 #[inline(always)]
-pub(crate) fn redirect(context: &SockAddrContext, to: &Destination) {
+pub(crate) fn redirect(context: &SockAddrContext, asked: &Asked, to: &Destination) -> u16 {
+    let port = if to.port == 0 { asked.dport } else { to.port };
+    set_address(context, &to.addr_be, port);
+    port
+}
+
+/// Writes an address, and a port in host byte order, into the call.
+#[inline(always)]
+pub(crate) fn set_address(context: &SockAddrContext, address_be: &AddrWords, port: u16) {
     let raw: *mut bpf_sock_addr = context.sock_addr;
-    let to_be = &to.addr_be;
-    write_field!(raw, to_be[0], user_ip6[0]);
-    write_field!(raw, to_be[1], user_ip6[1]);
-    write_field!(raw, to_be[2], user_ip6[2]);
-    write_field!(raw, to_be[3], user_ip6[3]);
-    if to.port != 0 {
-        write_field!(raw, u32::from(to.port.to_be()), user_port);
-    }
+    write_field!(raw, address_be[0], user_ip6[0]);
+    write_field!(raw, address_be[1], user_ip6[1]);
+    write_field!(raw, address_be[2], user_ip6[2]);
+    write_field!(raw, address_be[3], user_ip6[3]);
+    write_field!(raw, u32::from(port.to_be()), user_port);
+}
+
+/// Whether that address and port, in host byte order, are what the call has.
+#[inline(always)]
+pub(crate) fn has_address(context: &SockAddrContext, address_be: &AddrWords, port: u16) -> bool {
+    let raw = context.sock_addr;
+    read_field!(raw, user_ip6[0]) == address_be[0]
+        && read_field!(raw, user_ip6[1]) == address_be[1]
+        && read_field!(raw, user_ip6[2]) == address_be[2]
+        && read_field!(raw, user_ip6[3]) == address_be[3]
+        && u16::from_be(read_field!(raw, user_port) as u16) == port
+}
+
+/// Whether the call is to the unspecified address, of either family: the kernel connects to this host then, and chooses
+/// the address after the programs have run.
+#[inline(always)]
+pub(crate) fn is_to_this_host(context: &SockAddrContext) -> bool {
+    let raw = context.sock_addr;
+    let third = read_field!(raw, user_ip6[2]);
+    read_field!(raw, user_ip6[0]) == 0
+        && read_field!(raw, user_ip6[1]) == 0
+        && (third == 0 || third == 0xffff_u32.to_be())
+        && read_field!(raw, user_ip6[3]) == 0
+}
+
+/// The IPv4 address of a call that has one, in network byte order.
+#[inline(always)]
+pub(crate) fn ipv4_be(context: &SockAddrContext) -> u32 {
+    read_field!(context.sock_addr, user_ip4)
+}
+
+/// Whether the call came without an address.
+#[inline(always)]
+pub(crate) fn has_no_address(context: &SockAddrContext) -> bool {
+    read_field!(context.sock_addr, user_family) == AF_UNSPEC
+}
+
+/// Whether the socket is an IPv6 one, whatever the family of the address.
+#[inline(always)]
+pub(crate) fn is_ipv6_socket(context: &SockAddrContext) -> bool {
+    read_field!(context.sock_addr, family) == AF_INET6
+}
+
+/// Whether the socket has a peer.
+#[inline(always)]
+pub(crate) fn is_connected(context: &SockAddrContext) -> bool {
+    let socket: *mut bpf_sock = read_field!(context.sock_addr, __bindgen_anon_1.sk);
+    read_field!(socket, state) == ESTABLISHED
+}
+
+/// The socket's cookie: one number for as long as it lives.
+#[inline(always)]
+pub(crate) fn cookie(context: &SockAddrContext) -> u64 {
+    // SAFETY: the context is the one the kernel passed.
+    unsafe { bpf_get_socket_cookie(context.sock_addr.cast()) }
 }
 
 /// Caller and socket of a connect.
 pub(crate) struct KernelCircumstances<'context> {
     pub(crate) context: &'context SockAddrContext,
     pub(crate) protocol: u16,
+    pub(crate) hook: Hook,
 }
 
 impl Circumstances for KernelCircumstances<'_> {
@@ -108,6 +177,11 @@ impl Circumstances for KernelCircumstances<'_> {
     }
 
     #[inline(always)]
+    fn sends_unconnected(&self) -> bool {
+        matches!(self.hook, Hook::Sendmsg)
+    }
+
+    #[inline(always)]
     fn uid(&self) -> u32 {
         bpf_get_current_uid_gid() as u32
     }
@@ -119,8 +193,7 @@ impl Circumstances for KernelCircumstances<'_> {
 
     #[inline(always)]
     fn socket(&self) -> u32 {
-        // SAFETY: the context is the one the kernel passed.
-        let cookie = unsafe { bpf_get_socket_cookie(self.context.sock_addr.cast()) };
+        let cookie = cookie(self.context);
         (cookie >> 32) as u32 ^ cookie as u32
     }
 

@@ -139,6 +139,48 @@ pub enum Request {
         /// Its identifier.
         id: u32,
     },
+    /// Make a socket as for that connect and hold it, without connecting it.
+    Open(Connect),
+    /// Send one datagram after the other on a held socket. [`Answer::outcomes`] counts how that ended.
+    Send {
+        /// Its identifier.
+        id: u32,
+        /// Where to: `sendto`; absent, as on a connected socket, without an address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<SocketAddr>,
+        /// With a control message `IPV6_TCLASS` of that value, as QUIC sends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tclass: Option<i32>,
+        /// What to send.
+        send: String,
+        /// How many times.
+        times: u32,
+    },
+    /// Wait for one datagram on a held socket: [`Answer::received`] and [`Answer::from`].
+    Receive {
+        /// Its identifier.
+        id: u32,
+        /// How long to wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Another descriptor of a held socket, by `dup`.
+    Duplicate {
+        /// Its identifier.
+        id: u32,
+    },
+    /// Fork, let the child do that with the held sockets it inherited, and pass on its answer.
+    Fork {
+        /// What it shall do.
+        request: Box<Request>,
+    },
+    /// Fork, let the child close every held socket, send it one by `SCM_RIGHTS`, and let it do that with it under the
+    /// same identifier.
+    Pass {
+        /// Its identifier.
+        id: u32,
+        /// What the child shall do.
+        request: Box<Request>,
+    },
     /// Send on a held connected socket and wait for what comes back.
     Exchange {
         /// Its identifier.
@@ -200,6 +242,9 @@ pub struct Answer {
     /// `getsockname`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<SocketAddr>,
+    /// Where a datagram came from, by `recvfrom`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<SocketAddr>,
     /// What came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<String>,
@@ -247,8 +292,10 @@ pub fn errno_name(number: i32) -> String {
         .and_then(enforcer_common::errno::by_number);
     let name = match (chosen, number) {
         (Some(errno), _) => errno.name,
+        (None, libc::EAFNOSUPPORT) => "EAFNOSUPPORT",
         (None, libc::EAGAIN) => "EAGAIN",
         (None, libc::EBADF) => "EBADF",
+        (None, libc::EDESTADDRREQ) => "EDESTADDRREQ",
         (None, libc::EINPROGRESS) => "EINPROGRESS",
         (None, libc::EINVAL) => "EINVAL",
         (None, libc::EISCONN) => "EISCONN",

@@ -239,6 +239,8 @@ impl Case {
         ensure!(
             match expect.unmovable {
                 None => true,
+                // The table is of connects.
+                Some(Unmovable::Unconnected) => false,
                 Some(Unmovable::Ping) => rejected && is_ping,
                 Some(Unmovable::Bound) => rejected && self.bind.is_some_and(|bind| !bind.is_unspecified()),
                 Some(Unmovable::V6Only) => rejected && is_v6only && self.needs == Some(Needs::V6only),

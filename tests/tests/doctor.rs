@@ -194,16 +194,19 @@ fn a_program_that_does_not_share_is_said_to_keep_enforcer_out_and_does() {
 }
 
 #[test]
-fn a_program_at_another_attach_type_is_told_apart_and_keeps_nobody_out() {
+fn an_exclusive_program_at_connect4_keeps_enforcer_out_too() {
     let cgroup = CgroupFixture::new("test-doctor-connect4").unwrap();
-    let _foreign = ForeignProgram::attach("ipv4_only", &cgroup, At::Connect4, Sharing::Exclusive).unwrap();
+    let foreign = ForeignProgram::attach("ipv4_only", &cgroup, At::Connect4, Sharing::Exclusive).unwrap();
     let report = doctor(command(&Place::default()), 0).unwrap();
     let said = attached(&report, &cgroup);
     assert_eq!(said.len(), 1);
     assert_eq!(said[0]["details"]["attach_type"], "connect4");
-    assert!(said_of(&report, "exclusive", &cgroup).is_empty());
+    assert_eq!(said_of(&report, "exclusive", &cgroup).len(), 1);
     let path = cgroup.relative_path();
     let run = ["--cgroup", &path, "--reject", "2001:db8:a::/48"];
+    let finished = Enforcer::output(&Place::default(), [&["run"], &run[..]].concat(), PATIENCE).unwrap();
+    assert_eq!(finished.status.code(), Some(4), "{finished:?}");
+    drop(foreign);
     let enforcer = Enforcer::run(&Place::default(), run).unwrap();
     assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
 }
@@ -223,7 +226,10 @@ fn another_enforcer_is_found_with_its_process() {
         .iter()
         .map(|it| it["details"]["attach_type"].as_str().unwrap())
         .collect();
-    assert_eq!(types, ["connect6", "getpeername6"]);
+    assert_eq!(
+        types,
+        ["connect4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"]
+    );
     let holder = format!("enforcer[{}]", enforcer.pid());
     for it in &said {
         assert_eq!(it["details"]["held_by"], serde_json::json!([holder]));

@@ -319,7 +319,7 @@ fn in_audit_mode_people_are_told_what_would_be_seen() {
             &[
                 (
                     unseen,
-                    "it would connect to 192.0.2.1:80 instead; getpeername would show",
+                    "it would connect to 192.0.2.1:80 instead; ss and lsof would show that address, getpeername the one asked for",
                 ),
                 (unmoved, ""),
             ],

@@ -157,6 +157,94 @@ fn an_inner_target_allows_and_redirects_what_the_outer_one_rejects() {
 }
 
 #[test]
+fn what_an_inner_target_redirects_is_hidden_although_the_outer_one_is_attached_too() {
+    let mut nested = Nested::new("hidden");
+    let rules = |group: &str, prefix: &str| {
+        format!(
+            "[[rule]]\ngroups = [\"{group}\"]\nprefix = \"{prefix}\"\naction = \"redirect\"\nto = \"192.0.2.1\"\n"
+        )
+    };
+    let outer = rules("outer", "2001:db8:b::/48");
+    let enforcer = nested.govern(&[outer, rules("inner", "2001:db8:a::/48")].concat());
+    let Nested {
+        outside,
+        inside,
+        scene,
+        ..
+    } = &mut nested;
+    for (client, redirected, other) in [(inside, A, B), (outside, B, A)] {
+        let port = scene.to(A).port();
+        for socket in [SocketKind::Tcp, SocketKind::Udp] {
+            for (address, family) in [(redirected, "192.0.2.1"), (other, "2001:db8")] {
+                let answer = client
+                    .connect(Connect::new(socket, (address, port).into()))
+                    .unwrap();
+                assert_eq!(answer.peer, Some((address, port).into()), "{answer:?}");
+                // Its own address shows where it went: the namespace's addresses are its own.
+                let local = answer.local.unwrap().ip().to_canonical().to_string();
+                assert!(local.starts_with(family), "{answer:?}");
+            }
+        }
+    }
+    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
+    nested.assert_free();
+}
+
+#[test]
+fn the_nearest_target_judges_datagrams_alone() {
+    let mut nested = Nested::new("datagrams");
+    let enforcer = nested.govern(
+        r#"
+        [[rule]]
+        groups = ["outer"]
+        prefix = "::/0"
+        action = "reject"
+        errno = "EHOSTDOWN"
+        [[rule]]
+        groups = ["inner"]
+        prefix = "2001:db8:b::/48"
+        action = "reject"
+        errno = "ENETDOWN"
+        "#,
+    );
+    let Nested {
+        outside,
+        inside,
+        scene,
+        ..
+    } = &mut nested;
+    let outer = expected_errno("EHOSTDOWN").name;
+    let inner = expected_errno("ENETDOWN").name;
+    for (client, outcomes) in [(inside, ["ok", inner, "ok"]), (outside, [outer; 3])] {
+        let any = Connect::new(SocketKind::Udp, "[::]:0".parse().unwrap());
+        let id = client.ask(&Request::Open(any)).unwrap().id.unwrap();
+        for (address, outcome) in [A, B, A].into_iter().zip(outcomes) {
+            let send = Request::Send {
+                id,
+                to: Some(scene.to(address)),
+                tclass: None,
+                send: "x".to_owned(),
+                times: 2,
+            };
+            let expected = [(outcome.to_owned(), 2)].into();
+            assert_eq!(client.ask(&send).unwrap().outcomes, Some(expected), "{address}");
+        }
+    }
+    let finished = enforcer.terminate().unwrap();
+    let events = parse_events(&finished.stdout).unwrap();
+    assert_eq!(
+        told(&events),
+        [
+            ("inner", "allow"),
+            ("inner", "reject"),
+            ("outer", "reject"),
+            ("outer", "reject")
+        ]
+    );
+    nested.assert_free();
+}
+
+#[test]
 fn what_no_rule_of_the_nearest_target_matches_goes_on() {
     let mut nested = Nested::new("silent");
     let enforcer = nested.govern(

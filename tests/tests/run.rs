@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 const REJECT_A: &str = "2001:db8:a::/48,errno=EHOSTDOWN";
 
 /// Every field of an event, as `docs/events.md` lists them.
-const FIELDS: [&str; 23] = [
+const FIELDS: [&str; 25] = [
     "time",
     "verdict",
     "would",
@@ -41,6 +41,8 @@ const FIELDS: [&str; 23] = [
     "cgroup",
     "task_cgroup_id",
     "unmovable",
+    "hook",
+    "datagrams",
 ];
 
 /// The fields of a line in the order in which they stand there.

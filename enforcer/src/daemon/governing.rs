@@ -20,7 +20,9 @@ use crate::{
         enrich::{CallerErrno, Catalog},
         hub::{DEFAULT_CAPACITY, Hub, Subscription},
     },
-    kernel::{Attachment, BpfLog, BpfLogLevel, EventRing, Kernel, KernelError, LoadOptions, Support},
+    kernel::{
+        Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Kernel, KernelError, LoadOptions, Support,
+    },
     policy::rule::Rule,
     targets::Cgroup,
 };
@@ -56,6 +58,7 @@ pub struct Governing {
     missed: Vec<(String, PathBuf)>,
     targets: Vec<String>,
     ring: Option<EventRing>,
+    datagrams: Option<DatagramCounts>,
     log: Option<BpfLog>,
     kernel: Kernel,
     catalog: Catalog,
@@ -115,6 +118,7 @@ impl Governing {
             missed: Vec::new(),
             targets: plan.targets.iter().map(|target| target.name.clone()).collect(),
             ring: kernel.take_ring(),
+            datagrams: kernel.take_datagrams(),
             log: kernel.take_log(),
             kernel,
             catalog: Catalog::new(caller),
@@ -196,6 +200,7 @@ impl Governing {
     pub fn pump(&mut self) -> Result<bool, KernelError> {
         let Self {
             ring,
+            datagrams,
             hub,
             clock,
             catalog,
@@ -205,7 +210,11 @@ impl Governing {
             ring.drain(PUMP_AT_MOST, |bytes| match decode(bytes) {
                 Ok(record) => {
                     let time = clock.timestamp(record.time_boot_ns);
-                    hub.publish(catalog.event(&record, time));
+                    let mut event = catalog.event(&record, time);
+                    if let (Some(sent), Some(datagrams)) = (&mut event.datagrams, datagrams.as_ref()) {
+                        *sent = datagrams.sent(record.datagram_key);
+                    }
+                    hub.publish(event);
                 }
                 // A record nobody can read is a lost event like any other.
                 Err(_) => hub.lost(clock.now(), 1),

@@ -88,10 +88,6 @@ pub(super) fn examine(hierarchy: &Hierarchy) -> Vec<Item> {
 
 /// What keeps enforcer's programs out of that cgroup, or of those below it. At the root it keeps them out everywhere.
 fn kept_out(found: &Found) -> Vec<Item> {
-    // What others do where enforcer attaches nothing cannot keep it out.
-    if !found.attach_type.is_ours() {
-        return Vec::new();
-    }
     let place = found.cgroup.display();
     let everywhere = if found.cgroup == Path::new("/") {
         Level::Blocks
@@ -194,8 +190,9 @@ fn about_program(
             "in cgroups below this one it runs after enforcer's: from Linux 5.18 on it can turn a reject into success, \
              it can choose another errno, and it sees the address a redirect leads to; here both run"
         }
-        (false, AttachType::Sendmsg6) => "judges unconnected UDP, which enforcer leaves alone",
+        (false, AttachType::Sendmsg6) => "judges the same datagrams of unconnected UDP sockets",
         (false, AttachType::Getpeername6) => "can change the peer's address that applications see",
+        (false, AttachType::Recvmsg6) => "can change the source of datagrams that applications see",
         (false, AttachType::Connect4) => "judges IPv4 connects, which enforcer leaves alone",
     };
     Item { state, ..item }
@@ -300,22 +297,15 @@ mod tests {
         assert_eq!(levels("/a", AttachType::Connect6, 63, Sharing::Multi), []);
         let full = [("full", Level::Limits)];
         assert_eq!(levels("/a", AttachType::Connect6, 64, Sharing::Multi), full);
-        assert_eq!(levels("/a", AttachType::Sendmsg6, 64, Sharing::Multi), []);
     }
 
     #[test]
     fn what_does_not_share_keeps_enforcer_out_and_at_the_root_everywhere() {
-        for attach_type in [AttachType::Connect6, AttachType::Getpeername6] {
+        for attach_type in AttachType::ALL {
             for (sharing, item) in [(Sharing::Exclusive, "exclusive"), (Sharing::Override, "override")] {
                 assert_eq!(levels("/a", attach_type, 1, sharing), [(item, Level::Limits)]);
                 assert_eq!(levels("/", attach_type, 1, sharing), [(item, Level::Blocks)]);
             }
         }
-    }
-
-    #[test]
-    fn where_enforcer_attaches_nothing_nobody_keeps_it_out() {
-        assert_eq!(levels("/", AttachType::Connect4, 1, Sharing::Exclusive), []);
-        assert_eq!(levels("/", AttachType::Sendmsg6, 1, Sharing::Override), []);
     }
 }

@@ -10,7 +10,7 @@ use enforcer_common::{
     address,
     clause::{Action, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, NO_RULE},
     decide::{Mode, Unmovable},
-    record::{COMM_LEN, ConnectRecord, NO_ACTION},
+    record::{COMM_LEN, ConnectRecord, DatagramKey, Hook, NO_ACTION},
 };
 use thiserror::Error;
 use zerocopy::FromBytes;
@@ -151,6 +151,10 @@ pub struct Record {
     pub mode: Checked<Mode>,
     /// Why a redirect became a rejection.
     pub unmovable: Option<Checked<Unmovable>>,
+    /// By which of its hooks the kernel asked.
+    pub hook: Checked<Hook>,
+    /// The key under which datagrams that share this record are counted; meaningless for a connect.
+    pub datagram_key: DatagramKey,
     /// Name of the thread.
     pub comm: Comm,
 }
@@ -203,6 +207,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         would: (raw.would != NO_ACTION).then(|| Checked::of(raw.would, Action::from_raw)),
         mode: Checked::of(raw.mode, Mode::from_raw),
         unmovable: (raw.unmovable != 0).then(|| Checked::of(raw.unmovable, Unmovable::from_raw)),
+        hook: Checked::of(raw.hook, Hook::from_raw),
+        datagram_key: DatagramKey::of(&raw),
         comm: Comm(raw.comm),
     })
 }
@@ -224,7 +230,7 @@ mod tests {
                 assert!(decoded.is_ok());
             } else {
                 let error = decoded.unwrap_err();
-                assert_eq!((error.actual_bytes, error.expected_bytes), (len, 120));
+                assert_eq!((error.actual_bytes, error.expected_bytes), (len, 128));
             }
         }
     }
@@ -254,6 +260,7 @@ mod tests {
                 would: 8,
                 mode: 7,
                 unmovable: 6,
+                hook: 4,
                 socket_type: 5,
                 protocol: 132,
                 ..fixture::rejected()
@@ -265,6 +272,7 @@ mod tests {
         assert_eq!(record.would, Some(Checked::Unknown(8)));
         assert_eq!(record.mode, Checked::Unknown(7));
         assert_eq!(record.unmovable, Some(Checked::Unknown(6)));
+        assert_eq!(record.hook, Checked::Unknown(4));
         assert_eq!(record.socket_type, SocketType::Unknown(5));
         assert_eq!(record.protocol, Protocol::Unknown(132));
     }

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use enforcer_common::{clause::Action, errno};
+use enforcer_common::{clause::Action, errno, record::Hook};
 use jiff::Timestamp;
 
 use super::{
@@ -158,6 +158,9 @@ impl Catalog {
             cgroup: self.cgroups.get(&record.cgroup_id).cloned(),
             task_cgroup_id: record.task_cgroup_id,
             left_out: record.left_out_rule.map(|index| self.rule(record, index)),
+            hook: record.hook,
+            // The one that became the record. Whoever can ask the kernel knows of more.
+            datagrams: (record.hook == Checked::Known(Hook::Sendmsg)).then_some(1),
         }
     }
 

@@ -1,4 +1,4 @@
-//! [`Event`]: one connect of a governed cgroup, as subscribers see it.
+//! [`Event`]: one connect of a governed cgroup, or its datagrams to one destination, as subscribers see it.
 //!
 //! Types and how they read, nothing else: [`enrich`](super::enrich) makes events, the sinks show them.
 
@@ -11,6 +11,7 @@ use std::{
 use enforcer_common::{
     clause::Action,
     decide::{Mode, Unmovable},
+    record::Hook,
 };
 use ipnet::Ipv6Net;
 use jiff::Timestamp;
@@ -18,7 +19,7 @@ use jiff::Timestamp;
 use super::decode::{Checked, Comm, Protocol, SocketType};
 use crate::policy::rule::Rule;
 
-/// One connect of a governed cgroup, with every number resolved that could be.
+/// One connect of a governed cgroup, or the datagrams of an unconnected socket to one destination, with every number resolved that could be.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// When, by the wall clock.
@@ -67,6 +68,11 @@ pub struct Event {
     pub task_cgroup_id: u64,
     /// The first rule that would have decided if its rollout included the connect.
     pub left_out: Option<RuleRef>,
+    /// By which of its hooks the kernel asked.
+    pub hook: Checked<Hook>,
+    /// How many datagrams were sent by the time of delivery, of the same socket, to the same destination, with the same
+    /// verdict; `None` for a connect.
+    pub datagrams: Option<u64>,
 }
 
 /// What a rule that did not act would have done.

@@ -5,9 +5,9 @@ use std::{net::Ipv6Addr, net::SocketAddrV6, sync::Arc};
 
 use enforcer_common::{
     address::words_from_octets,
-    clause::{Action, IPPROTO_TCP, NO_RULE},
-    decide::Mode,
-    record::{COMM_LEN, ConnectRecord, NO_ACTION},
+    clause::{Action, IPPROTO_TCP, IPPROTO_UDP, NO_RULE},
+    decide::{Mode, Unmovable},
+    record::{COMM_LEN, ConnectRecord, Hook, NO_ACTION},
 };
 use jiff::Timestamp;
 use zerocopy::IntoBytes;
@@ -38,6 +38,7 @@ pub(crate) fn rejected() -> ConnectRecord {
         time_boot_ns: TIME_NS,
         cgroup_id: 4711,
         task_cgroup_id: 4712,
+        socket_cookie: 0,
         daddr_be: words("2406:da1a:7::5"),
         redirect_be: [0; 4],
         pid: 4242,
@@ -57,7 +58,8 @@ pub(crate) fn rejected() -> ConnectRecord {
         mode: Mode::Enforce as u8,
         socket_type: 1,
         unmovable: 0,
-        reserved: [0; 3],
+        hook: Hook::Connect as u8,
+        reserved: [0; 2],
         comm: comm(b"psql"),
     }
 }
@@ -83,6 +85,23 @@ pub(crate) fn allowed() -> ConnectRecord {
         errno: 0,
         verdict: Action::Allow as u8,
         ..rejected()
+    }
+}
+
+/// A datagram that [`redirected`] covers, of a socket that is not connected.
+pub(crate) fn sent() -> ConnectRecord {
+    ConnectRecord {
+        socket_cookie: 77,
+        dport: 443,
+        redirect_port: 443,
+        protocol: IPPROTO_UDP,
+        errno: 101,
+        verdict: Action::Reject as u8,
+        socket_type: 2,
+        unmovable: Unmovable::Unconnected as u8,
+        hook: Hook::Sendmsg as u8,
+        comm: comm(b"h3-client"),
+        ..redirected()
     }
 }
 

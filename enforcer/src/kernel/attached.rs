@@ -18,7 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{error::os_error, syscall};
 use crate::targets::Cgroup;
 
-/// Where in a socket's life a program can be attached, those that concern enforcer.
+/// Where in a socket's life enforcer attaches programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum AttachType {
@@ -28,21 +28,21 @@ pub enum AttachType {
     Connect6 = 11,
     /// `BPF_CGROUP_UDP6_SENDMSG`
     Sendmsg6 = 15,
+    /// `BPF_CGROUP_UDP6_RECVMSG`
+    Recvmsg6 = 20,
     /// `BPF_CGROUP_INET6_GETPEERNAME`
     Getpeername6 = 30,
 }
 
 impl AttachType {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Self; 4] = [Self::Connect6, Self::Sendmsg6, Self::Getpeername6, Self::Connect4];
-    /// Those that enforcer attaches at.
-    pub const OURS: [Self; 2] = [Self::Connect6, Self::Getpeername6];
-
-    /// Whether enforcer attaches there: what others do at the rest cannot keep it out.
-    #[must_use]
-    pub fn is_ours(self) -> bool {
-        Self::OURS.contains(&self)
-    }
+    pub const ALL: [Self; 5] = [
+        Self::Connect6,
+        Self::Sendmsg6,
+        Self::Getpeername6,
+        Self::Recvmsg6,
+        Self::Connect4,
+    ];
 
     /// As `bpftool` and the sections of objects call it.
     #[must_use]
@@ -51,6 +51,7 @@ impl AttachType {
             Self::Connect4 => "connect4",
             Self::Connect6 => "connect6",
             Self::Sendmsg6 => "sendmsg6",
+            Self::Recvmsg6 => "recvmsg6",
             Self::Getpeername6 => "getpeername6",
         }
     }
@@ -132,7 +133,7 @@ pub struct Overridden {
 ///
 /// EPERM where this process may not ask; ENOENT and ENODEV when the cgroup was removed.
 pub fn overridden_by_attaching(cgroup: &Cgroup) -> io::Result<Option<Overridden>> {
-    for attach_type in AttachType::OURS {
+    for attach_type in AttachType::ALL {
         if !programs_at(cgroup, attach_type)?.programs.is_empty() {
             continue;
         }

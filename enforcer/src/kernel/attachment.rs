@@ -12,7 +12,7 @@ use enforcer_common::binding::Binding;
 
 use super::{
     KernelError, attached,
-    loader::{self, CONNECT6, GETPEERNAME6},
+    loader::{self, CONNECT4, CONNECT6, GETPEERNAME6, RECVMSG6, SENDMSG6},
     plain::Plain,
 };
 use crate::targets::Cgroup;
@@ -52,8 +52,11 @@ fn error(operation: &'static str, source: aya::maps::MapError) -> KernelError {
 /// The programs at one cgroup. Dropping it detaches them.
 #[derive(Debug)]
 pub struct Attachment {
-    // Dropped in this order: judging ends before the storage it reads goes away.
+    // Dropped in this order: judging ends before the storage it reads goes away, and redirecting before what hides it.
     _connect6: CgroupSockAddrLink,
+    _sendmsg6: CgroupSockAddrLink,
+    _connect4: CgroupSockAddrLink,
+    _recvmsg6: CgroupSockAddrLink,
     _getpeername6: CgroupSockAddrLink,
     cgroup_id: u64,
 }
@@ -70,8 +73,9 @@ impl Attachment {
 /// attached. Where this process may attach but not ask (CAP_SYS_ADMIN without CAP_NET_ADMIN, on some kernels), that is
 /// for the caller to say.
 ///
-/// getpeername6 first, because attaching it creates the cgroup's storage; then the binding; then connect6. The
-/// other way round a connect between attaching and writing meets a binding of zeroes.
+/// getpeername6 first, because attaching it creates the cgroup's storage; then the binding; then the others, connect6
+/// last. The other way round a connect between attaching and writing meets a binding of zeroes, and one that is
+/// redirected shows for a moment.
 pub(crate) fn attach(
     ebpf: &mut Ebpf,
     bindings: &mut Bindings,
@@ -96,9 +100,15 @@ pub(crate) fn attach(
     }
     let getpeername6 = link(ebpf, GETPEERNAME6, cgroup)?;
     bindings.write(binding)?;
+    let recvmsg6 = link(ebpf, RECVMSG6, cgroup)?;
+    let connect4 = link(ebpf, CONNECT4, cgroup)?;
+    let sendmsg6 = link(ebpf, SENDMSG6, cgroup)?;
     let connect6 = link(ebpf, CONNECT6, cgroup)?;
     Ok(Attachment {
         _connect6: connect6,
+        _sendmsg6: sendmsg6,
+        _connect4: connect4,
+        _recvmsg6: recvmsg6,
         _getpeername6: getpeername6,
         cgroup_id: binding.cgroup_id,
     })

@@ -87,8 +87,10 @@ pub enum MapKind {
     ArrayOfMaps,
     /// Bindings: one value for all programs at a cgroup.
     CgroupStorage,
-    /// Marks on sockets.
+    /// What is kept of sockets.
     SocketStorage,
+    /// Counts of datagrams.
+    LruHash,
 }
 
 impl MapKind {
@@ -103,6 +105,7 @@ impl MapKind {
             Self::SocketStorage => {
                 "a socket storage map of types that are not there: EBADF if the kernel knows the kind"
             }
+            Self::LruHash => "a small LRU hash map",
         }
     }
 }
@@ -174,6 +177,21 @@ pub const FEATURES: &[Feature] = &[
         "programs at cgroup/getpeername6",
         Probe::Program("probe_getpeername6"),
     ),
+    needed(
+        "recvmsg6",
+        "programs at cgroup/recvmsg6",
+        Probe::Program("probe_recvmsg6"),
+    ),
+    needed(
+        "connect4",
+        "programs at cgroup/connect4",
+        Probe::Program("probe_connect4"),
+    ),
+    needed(
+        "sendmsg6",
+        "programs at cgroup/sendmsg6, and sockets' cookies there",
+        Probe::Program("probe_sendmsg6"),
+    ),
     needed("cgroup-link", "BPF links to cgroups", Probe::Link),
     needed("ring-buffer", "BPF ring buffer", Probe::Map(MapKind::RingBuffer)),
     needed(
@@ -192,6 +210,11 @@ pub const FEATURES: &[Feature] = &[
         Probe::Map(MapKind::CgroupStorage),
     ),
     needed("sk-storage", "socket storage", Probe::Map(MapKind::SocketStorage)),
+    needed(
+        "lru-hash",
+        "hash maps that forget what was not used for longest",
+        Probe::Map(MapKind::LruHash),
+    ),
     Feature {
         id: "set-retval",
         name: "bpf_set_retval in cgroup/connect6",

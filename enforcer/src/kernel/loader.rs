@@ -10,8 +10,8 @@ use aya::{
 use enforcer_common::{binding::Binding, counters::Counters};
 
 use super::{
-    Attachment, BpfLog, BpfLogLevel, EventRing, Installed, KernelError, Support, attachment, counters,
-    features::FEATURES, objects, policies::Policies, undisturbed::undisturbed,
+    Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Installed, KernelError, Support, attachment,
+    counters, features::FEATURES, objects, policies::Policies, undisturbed::undisturbed,
 };
 use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 
@@ -19,8 +19,14 @@ use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 pub(crate) const CONNECT6: &str = "enforcer_connect6";
 /// Name of the program at `cgroup/getpeername6`.
 pub(crate) const GETPEERNAME6: &str = "enforcer_getpeername6";
-/// Every program.
-pub(crate) const PROGRAMS: [&str; 2] = [GETPEERNAME6, CONNECT6];
+/// Name of the program at `cgroup/recvmsg6`.
+pub(crate) const RECVMSG6: &str = "enforcer_recvmsg6";
+/// Name of the program at `cgroup/connect4`.
+pub(crate) const CONNECT4: &str = "enforcer_connect4";
+/// Name of the program at `cgroup/sendmsg6`.
+pub(crate) const SENDMSG6: &str = "enforcer_sendmsg6";
+/// Every program, in the order in which they are attached.
+pub(crate) const PROGRAMS: [&str; 5] = [GETPEERNAME6, RECVMSG6, CONNECT4, SENDMSG6, CONNECT6];
 
 /// Choices made at load.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +58,7 @@ pub struct Kernel {
     policies: Policies,
     bindings: attachment::Bindings,
     counters: counters::CounterMap,
+    datagrams: Option<DatagramCounts>,
     ring: Option<EventRing>,
     log: Option<BpfLog>,
 }
@@ -68,6 +75,7 @@ impl Kernel {
             policies: Policies::new(&mut ebpf)?,
             bindings: attachment::Bindings::new(&mut ebpf)?,
             counters: counters::CounterMap::new(&mut ebpf)?,
+            datagrams: Some(DatagramCounts::new(&mut ebpf)?),
             ring: Some(EventRing::new(&mut ebpf)?),
             log: options.bpf_log.map(|_| BpfLog::new(&mut ebpf)).transpose()?,
             ebpf,
@@ -146,6 +154,11 @@ impl Kernel {
     /// The reader of events, once.
     pub const fn take_ring(&mut self) -> Option<EventRing> {
         self.ring.take()
+    }
+
+    /// The counts of datagrams, once.
+    pub const fn take_datagrams(&mut self) -> Option<DatagramCounts> {
+        self.datagrams.take()
     }
 
     /// The reader of the debug channel, once, where one was asked for.
@@ -245,7 +258,7 @@ pub(crate) fn storage_map(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData
 }
 
 /// Raises the limits enforcer runs into: locked memory, by which kernels before 5.11 account BPF maps, and
-/// open files, of which every governed cgroup takes three.
+/// open files, of which every governed cgroup takes six: its own, and one for each program's link.
 pub(crate) fn raise_limits() -> Result<(), KernelError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let unlimited = Rlimit {

@@ -26,10 +26,12 @@ mod loader;
 mod policies;
 
 mod counters;
+mod datagrams;
 mod log;
 mod ring;
 
 pub use attachment::Attachment;
+pub use datagrams::DatagramCounts;
 pub use error::{KernelError, VerifierRefusal};
 pub use loader::{Kernel, LoadOptions};
 pub use log::{BpfLog, BpfLogLevel};

@@ -25,6 +25,9 @@ const INET6_CONNECT: u32 = 11;
 /// A small ring buffer; every page size of Linux divides it.
 const RING_BYTES: u32 = 1 << 16;
 
+/// More than the kernel's own free lists take, or it would be none on a machine of many CPUs.
+const LRU_ENTRIES: u32 = 1 << 10;
+
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -162,6 +165,7 @@ fn map(kind: MapKind) -> Presence {
         MapKind::LpmTrie => Presence::of(trie(1)),
         MapKind::ArrayOfMaps => Presence::of(array_of_maps(trie)),
         MapKind::CgroupStorage => Presence::of(syscall::make_map(MapType::CgroupStorage, 8, 64, 0)),
+        MapKind::LruHash => Presence::of(syscall::make_map(MapType::LruHash, 32, 8, LRU_ENTRIES)),
         MapKind::SocketStorage => match is_map_supported(AyaMapType::SkStorage) {
             Ok(true) => Presence::Present,
             Ok(false) => Presence::Absent("the kernel does not know this kind of map".to_owned()),

@@ -30,6 +30,7 @@ pub(crate) const MAX_PROGRAMS: usize = 64;
 #[repr(u32)]
 pub(crate) enum MapType {
     Array = 2,
+    LruHash = 9,
     LpmTrie = 11,
     ArrayOfMaps = 12,
     CgroupStorage = 19,

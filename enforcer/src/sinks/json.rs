@@ -62,6 +62,8 @@ struct Line<'event> {
     cgroup: Option<&'event str>,
     task_cgroup_id: u64,
     unmovable: Option<Word>,
+    hook: Word,
+    datagrams: Option<u64>,
 }
 
 /// The line of a loss.
@@ -99,6 +101,8 @@ impl<'event> Line<'event> {
             cgroup: event.cgroup.as_deref(),
             task_cgroup_id: event.task_cgroup_id,
             unmovable: event.unmovable.map(Word::unmovable),
+            hook: Word::hook(event.hook),
+            datagrams: event.datagrams,
         }
     }
 }
@@ -221,6 +225,7 @@ mod tests {
             fixture::redirected(),
             fixture::allowed(),
             fixture::audited(),
+            fixture::sent(),
         ] {
             let line = line(event_of(record));
             assert!(DOCS.contains(&line), "docs/events.md lacks {line}");
@@ -236,7 +241,7 @@ mod tests {
             r#""proto":"tcp","socket_type":"stream","redirect_to":null,"#,
             r#""rule":"aws-apse1-has-no-route-here","prefix":"2406:da1a::/32","target":"web","pid":4242,"#,
             r#""tid":4243,"uid":1000,"comm":"psql","cgroup_id":4711,"cgroup":"/system.slice/web.service","#,
-            r#""task_cgroup_id":4712,"unmovable":null}"#,
+            r#""task_cgroup_id":4712,"unmovable":null,"hook":"connect","datagrams":null}"#,
             "\n",
         );
         assert_eq!(line(event_of(fixture::rejected())), expected);
@@ -277,6 +282,7 @@ mod tests {
                 "comm",
                 "cgroup",
                 "unmovable",
+                "datagrams",
             ]
         );
     }
@@ -288,6 +294,7 @@ mod tests {
             would: 8,
             mode: 7,
             unmovable: 6,
+            hook: 4,
             socket_type: 5,
             protocol: 262,
             errno: 333,
@@ -298,6 +305,7 @@ mod tests {
             ("would", 8),
             ("mode", 7),
             ("unmovable", 6),
+            ("hook", 4),
             ("socket_type", 5),
             ("proto", 262),
             ("errno", 333),

@@ -231,8 +231,28 @@ fn outcome(event: &Event) -> String {
 
 /// What does not go without saying.
 fn note(event: &Event) -> Option<String> {
+    let notes = [why(event), datagrams(event)];
+    let notes: Vec<_> = notes.into_iter().flatten().collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// That it was not a connect, and how many datagrams there were.
+fn datagrams(event: &Event) -> Option<String> {
+    let count = event.datagrams?;
+    let said = event.unmovable == Some(Checked::Known(Unmovable::Unconnected));
+    match (count, said) {
+        (1, true) => None,
+        (_, true) => Some(format!("{count} datagrams")),
+        (1, false) => Some("a datagram, not connected".to_owned()),
+        (_, false) => Some(format!("{count} datagrams, not connected")),
+    }
+}
+
+/// Why it did not become what the rule says.
+fn why(event: &Event) -> Option<String> {
     if let Some(reason) = event.unmovable {
         let why = match reason {
+            Checked::Known(Unmovable::Unconnected) => "not connected".to_owned(),
             Checked::Known(Unmovable::Ping) => "a ping socket".to_owned(),
             Checked::Known(Unmovable::Bound) => "bound to an IPv6 address".to_owned(),
             Checked::Known(Unmovable::V6Only) => "IPv6 only".to_owned(),

@@ -33,6 +33,11 @@ impl fmt::Display for Summary<'_> {
             write!(f, "\naudit: {would}")?;
         }
         write!(f, "\nevents: {} delivered, {} lost", self.delivered, self.lost)?;
+        match self.total.repeated {
+            0 => {}
+            1 => write!(f, "; 1 more datagram shares one")?,
+            count => write!(f, "; {count} more datagrams share one")?,
+        }
         if let Some(faults) = Faults::of(&self.total) {
             write!(f, "\nfaults: {faults}")?;
         }
@@ -160,6 +165,20 @@ mod tests {
             "30 connects seen: 20 allowed, 8 rejected, 2 redirected\n\
              events: 29 delivered, 1 lost"
         );
+    }
+
+    #[test]
+    fn datagrams_that_share_an_event_are_told() {
+        for (repeated, expected) in [
+            (1, "events: 29 delivered, 1 lost; 1 more datagram shares one"),
+            (99, "events: 29 delivered, 1 lost; 99 more datagrams share one"),
+        ] {
+            let counters = Counters {
+                repeated,
+                ..enforced()
+            };
+            assert!(summary(counters, &[]).ends_with(expected));
+        }
     }
 
     #[test]

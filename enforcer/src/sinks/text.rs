@@ -6,6 +6,7 @@ use enforcer_common::{
     clause::{Action, IPPROTO_MPTCP},
     decide::{Mode, Unmovable},
     errno,
+    record::Hook,
 };
 use serde::{Serialize, Serializer};
 
@@ -64,6 +65,14 @@ impl Word {
             Unmovable::Ping => "ping",
             Unmovable::Bound => "bound",
             Unmovable::V6Only => "v6only",
+            Unmovable::Unconnected => "unconnected",
+        })
+    }
+
+    pub(crate) fn hook(hook: Checked<Hook>) -> Self {
+        Self::checked(hook, |hook| match hook {
+            Hook::Connect => "connect",
+            Hook::Sendmsg => "sendmsg",
         })
     }
 

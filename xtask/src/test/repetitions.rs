@@ -25,6 +25,12 @@ const REPETITIONS: &[Repetition] = &[
         small: 256,
         full: 20_000,
     },
+    // Random sequences of calls on a socket, after each of which it shows what a model says.
+    Repetition {
+        variable: "ENFORCER_SEQUENCES",
+        small: 24,
+        full: 1_000,
+    },
     // Times that enforcer attaches and detaches while connects are made.
     Repetition {
         variable: "ENFORCER_ATTACHES",

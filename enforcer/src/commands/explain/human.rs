@@ -168,6 +168,7 @@ fn verdict(answer: &Answer<'_>, outcome: &Outcome) -> String {
 fn done(action: Action, outcome: &Outcome) -> String {
     let because = match outcome.unmovable {
         Some(Unmovable::Ping) => " (a ping socket cannot be moved to IPv4)",
+        Some(Unmovable::Unconnected) => " (a datagram cannot be moved)",
         Some(Unmovable::Bound | Unmovable::V6Only) => " (the socket cannot be moved to IPv4)",
         None => "",
     };
@@ -204,10 +205,10 @@ fn seen(answer: &Answer<'_>, outcome: &Outcome) -> String {
         (Action::Redirect, _, None) if is_audit => "connect() would go elsewhere".to_owned(),
         (Action::Redirect, _, None) => "connect() goes elsewhere".to_owned(),
         (Action::Redirect, _, Some(to)) => {
-            let (connects, shows) = if is_audit {
-                ("it would connect", "would show that address, and so would")
+            let (connects, show) = if is_audit {
+                ("it would connect", "would show")
             } else {
-                ("connects", "shows that address, and so do")
+                ("connects", "show")
             };
             let port = if to.port() == 0 {
                 ", at the port asked for"
@@ -215,7 +216,7 @@ fn seen(answer: &Answer<'_>, outcome: &Outcome) -> String {
                 ""
             };
             format!(
-                "{connects} to {} instead{port}; getpeername {shows} ss and lsof",
+                "{connects} to {} instead{port}; ss and lsof {show} that address, getpeername the one asked for",
                 destination(to)
             )
         }

@@ -130,7 +130,8 @@ proptest! {
             let decision = decide(&compiled, &Known { unmovable, ..Known::default() }, &connect).unwrap();
             let outcome = match unmovable {
                 Some(Unmovable::Bound | Unmovable::V6Only) => case.immovable.unwrap_or(case.outcome),
-                Some(Unmovable::Ping) | None => case.outcome,
+                // Connects are explained.
+                Some(Unmovable::Ping | Unmovable::Unconnected) | None => case.outcome,
             };
             prop_assert_eq!(outcome.verdict, decision.verdict);
             let rule = |rule: u32| (rule != NO_RULE).then_some(rule);

@@ -36,6 +36,26 @@ fn lost(count: u64) -> Item {
 }
 
 #[test]
+fn datagrams_are_told_apart_from_connects_and_counted() {
+    let unmoved = "not redirected → 10.77.0.1: the socket is not connected";
+    let rejected = ConnectRecord {
+        unmovable: 0,
+        ..fixture::sent()
+    };
+    for (record, count, expected) in [
+        (fixture::sent(), 1, format!("  ({unmoved})\n")),
+        (fixture::sent(), 7, format!("  ({unmoved}; 7 datagrams)\n")),
+        (rejected, 1, "  (a datagram, not connected)\n".to_owned()),
+        (rejected, 7, "  (7 datagrams, not connected)\n".to_owned()),
+    ] {
+        let mut event = event_of(record);
+        event.datagrams = Some(count);
+        let text = line(&mut plain(), event);
+        assert!(text.ends_with(&expected), "{text}");
+    }
+}
+
+#[test]
 fn the_documented_lines_are_what_is_printed() {
     let mut live = plain();
     let mut all = String::new();

@@ -2,7 +2,7 @@
 //! standard output. It ends when its standard input does.
 //!
 //! It does what it is told, bounds everything in time, and judges nothing. `sockets` makes the connects, `ring` those
-//! through io_uring.
+//! through io_uring; `datagrams` sends and receives without any; `sharing` gives sockets to other processes.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,9 @@ use dns_lookup::{AddrInfoHints, getaddrinfo};
 use enforcer_tests::protocol::{Answer, Connect, Request};
 use socket2::Socket;
 
+mod datagrams;
 mod ring;
+mod sharing;
 mod sockets;
 
 fn main() -> Result<()> {
@@ -113,9 +115,7 @@ impl Client {
                 answer.elapsed_us = microseconds(start.elapsed());
                 describe(&socket, answer);
                 if connect.hold {
-                    answer.id = Some(self.next);
-                    self.held.insert(self.next, socket);
-                    self.next += 1;
+                    answer.id = Some(self.hold(socket));
                 }
                 answer.received = done?;
             }
@@ -150,6 +150,50 @@ impl Client {
                 rustix::net::connect_unspec(self.held(id)?)
                     .map_err(|errno| Failure::kernel("connect")(errno.into()))?;
             }
+            Request::Open(connect) => {
+                let socket = sockets::prepare(&connect)?;
+                answer.id = Some(self.hold(socket));
+            }
+            Request::Send {
+                id,
+                to,
+                tclass,
+                send,
+                times,
+            } => {
+                let socket = self.held(id)?;
+                let mut outcomes = BTreeMap::new();
+                for _ in 0..times {
+                    let mut one = Answer::default();
+                    match datagrams::send(socket, to, tclass, &send) {
+                        Ok(()) => one.ok = true,
+                        Err(error) => one.errno = error.raw_os_error(),
+                    }
+                    *outcomes.entry(one.outcome()).or_insert(0) += 1;
+                }
+                answer.outcomes = Some(outcomes);
+            }
+            Request::Receive { id, timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                let (received, from) = datagrams::receive(self.held(id)?, timeout)?;
+                answer.received = Some(received);
+                answer.from = from;
+            }
+            Request::Duplicate { id } => {
+                let copy = self.held(id)?.try_clone().map_err(Failure::kernel("dup"))?;
+                answer.id = Some(self.hold(copy));
+            }
+            Request::Fork { request } => {
+                *answer = sharing::forked(|| self.answer(*request)).map_err(Failure::kernel("fork"))?;
+            }
+            Request::Pass { id, request } => {
+                let socket = self.held(id)?.try_clone().map_err(Failure::kernel("dup"))?;
+                let in_child = |received: Socket| {
+                    self.held.insert(id, received);
+                    self.answer(*request)
+                };
+                *answer = sharing::passed(socket, in_child).map_err(Failure::kernel("pass"))?;
+            }
             Request::Exchange { id, send, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms);
                 answer.received = Some(sockets::exchange(self.held(id)?, &send, timeout)?);
@@ -173,6 +217,13 @@ impl Client {
             Request::Child { request } => *answer = in_a_child(&request).map_err(Failure::kernel("child"))?,
         }
         Ok(())
+    }
+
+    fn hold(&mut self, socket: Socket) -> u32 {
+        let id = self.next;
+        self.held.insert(id, socket);
+        self.next += 1;
+        id
     }
 
     fn held(&self, id: u32) -> Result<&Socket, Failure> {

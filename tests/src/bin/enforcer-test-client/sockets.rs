@@ -158,7 +158,7 @@ fn receive(mut socket: &Socket, wanted_bytes: usize, timeout: Duration) -> Resul
 }
 
 /// Whether the socket became ready in time.
-fn ready(socket: &Socket, flags: PollFlags, timeout: Duration) -> io::Result<bool> {
+pub(crate) fn ready(socket: &Socket, flags: PollFlags, timeout: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + timeout;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
