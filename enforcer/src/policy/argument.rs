@@ -2,17 +2,19 @@
 //!
 //! Knows the syntax and each value by itself; whether rules fit together is checked with the policy file's.
 
-use std::{error, fmt, net::SocketAddrV6, ops::RangeInclusive};
+use std::{error, fmt, ops::RangeInclusive};
 
-use enforcer_common::{clause::Proto, errno::Errno};
+use enforcer_common::{clause::Proto, decide::Mode, errno::Errno};
 use ipnet::Ipv6Net;
 
 use super::{
-    rule::{RedirectTo, RuleAction},
+    destination::{check_fit, parse_redirect_to},
+    rule::{Expires, RedirectTo, RuleAction},
     value::{
-        Problem, check_container, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to,
-        quote, suggest,
+        Problem, check_container, check_name, parse_errno, parse_ports, parse_prefix, parse_uids, quote,
+        suggest,
     },
+    when::parse_expires,
 };
 
 /// The options that take a rule.
@@ -49,6 +51,12 @@ pub struct RuleArgument {
     pub(super) errno: Option<Errno>,
     pub(super) ports: Vec<RangeInclusive<u16>>,
     pub(super) proto: Option<Proto>,
+    pub(super) uids: Vec<RangeInclusive<u32>>,
+    /// Absent: it acts.
+    pub(super) mode: Option<Mode>,
+    pub(super) expires: Option<Expires>,
+    /// Absent: a redirect hides where it went.
+    pub(super) transparent: Option<bool>,
     pub(super) name: Option<String>,
 }
 
@@ -76,10 +84,21 @@ pub fn container(value: &str) -> Result<String, ArgumentError> {
 }
 
 /// What may follow the prefix.
-const OPTIONS: [&str; 4] = ["errno", "port", "proto", "name"];
+const OPTIONS: [&str; 8] = [
+    "errno",
+    "port",
+    "proto",
+    "uid",
+    "mode",
+    "expires",
+    "transparent",
+    "name",
+];
 
 impl RuleArgument {
-    /// Parses `PREFIX[=ADDR][,errno=NAME][,port=P|P-P][,proto=tcp|udp][,name=NAME]`; `port` may repeat.
+    /// Parses `PREFIX[=TO]` with `,KEY=VALUE` after it: `errno=NAME`, `port=P|P-P`, `proto=tcp|udp`, `uid=N|N-N`,
+    /// `mode=enforce|audit`, `expires=DURATION|TIME`, `transparent=true|false` and `name=NAME`. `port` and `uid` may
+    /// repeat.
     ///
     /// # Errors
     ///
@@ -121,10 +140,9 @@ impl RuleArgument {
         let (prefix, action) = match (kind, subject.split_once('=')) {
             (ArgumentKind::Allow, None) => (subject, RuleAction::Allow),
             (ArgumentKind::Reject, None) => (subject, RuleAction::Reject),
-            (ArgumentKind::Redirect, Some((prefix, to))) => (
-                prefix,
-                RuleAction::Redirect(RedirectTo::Address(redirect_to(to)?)),
-            ),
+            (ArgumentKind::Redirect, Some((prefix, to))) => {
+                (prefix, RuleAction::Redirect(redirect_to(prefix, to)?))
+            }
             (ArgumentKind::Redirect, None) => {
                 return Err(Problem::new(format!("{} does not say where to", quote(subject)))
                     .hint("write `--redirect PREFIX=ADDRESS`, such as `2001:db8::/32=192.0.2.1`"));
@@ -142,6 +160,10 @@ impl RuleArgument {
             errno: None,
             ports: Vec::new(),
             proto: None,
+            uids: Vec::new(),
+            mode: None,
+            expires: None,
+            transparent: None,
             name: None,
         };
         for part in parts {
@@ -151,6 +173,12 @@ impl RuleArgument {
             return Err(Problem::new(
                 "--allow takes no errno: an allowed connect just goes on",
             ));
+        }
+        if kind != ArgumentKind::Redirect && rule.transparent.is_some() {
+            return Err(Problem::new(format!(
+                "{} takes no `transparent`: only a redirect hides where it went, or does not",
+                kind.option()
+            )));
         }
         Ok(rule)
     }
@@ -163,7 +191,10 @@ impl RuleArgument {
         };
         let repeated = match key {
             "errno" => self.errno.replace(parse_errno(value)?).is_some(),
-            "proto" => self.proto.replace(parse_proto(value)?).is_some(),
+            "proto" => self
+                .proto
+                .replace(one_of(key, value, [("tcp", Proto::Tcp), ("udp", Proto::Udp)])?)
+                .is_some(),
             "name" => {
                 check_name(value, "rule")?;
                 self.name.replace(value.to_owned()).is_some()
@@ -172,6 +203,23 @@ impl RuleArgument {
                 self.ports.push(parse_ports(value)?);
                 false
             }
+            "uid" => {
+                self.uids.push(parse_uids(value)?);
+                false
+            }
+            "mode" => self
+                .mode
+                .replace(one_of(
+                    key,
+                    value,
+                    [("enforce", Mode::Enforce), ("audit", Mode::Audit)],
+                )?)
+                .is_some(),
+            "expires" => self.expires.replace(parse_expires(value)?).is_some(),
+            "transparent" => self
+                .transparent
+                .replace(one_of(key, value, [("true", true), ("false", false)])?)
+                .is_some(),
             other => {
                 return Err(Problem::new(format!("a rule has no option {}", quote(other)))
                     .hint(suggest(other, &OPTIONS)));
@@ -184,21 +232,21 @@ impl RuleArgument {
     }
 }
 
-fn redirect_to(text: &str) -> Result<SocketAddrV6, Problem> {
+fn redirect_to(prefix: &str, text: &str) -> Result<RedirectTo, Problem> {
     if text.is_empty() {
         return Err(Problem::new("the address to redirect to is missing after `=`"));
     }
-    parse_redirect_to(text)
+    let to = parse_redirect_to(text)?;
+    check_fit(&to, text, &[parse_prefix(prefix)?]).map(|()| to)
 }
 
-fn parse_proto(text: &str) -> Result<Proto, Problem> {
-    match text {
-        "tcp" => Ok(Proto::Tcp),
-        "udp" => Ok(Proto::Udp),
-        other => {
-            Err(Problem::new(format!("`proto` cannot be {}", quote(other)))
-                .hint(suggest(other, &["tcp", "udp"])))
-        }
+/// The value of a key that has only so many.
+fn one_of<T, const N: usize>(key: &str, text: &str, values: [(&str, T); N]) -> Result<T, Problem> {
+    let names = values.each_ref().map(|(name, _)| *name);
+    let mut values = values.into_iter();
+    match values.find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(value),
+        None => Err(Problem::new(format!("`{key}` cannot be {}", quote(text))).hint(suggest(text, &names))),
     }
 }
 
@@ -298,7 +346,10 @@ mod tests {
                 "::/0,ports=1",
                 "a rule has no option `ports`\n  hint: did you mean `port`?",
             ),
-            ("::/0,colour=red", "there are `errno`, `port`, `proto`, `name`"),
+            (
+                "::/0,colour=red",
+                "there are `errno`, `port`, `proto`, `uid`, `mode`, `expires`",
+            ),
             ("::/0,::/1", "`::/1` is not `KEY=VALUE`"),
             ("::/0,", "`` is not `KEY=VALUE`"),
             ("::/0,name=a,name=b", "`name` is given twice"),
@@ -316,7 +367,10 @@ mod tests {
         for (value, expected) in [
             ("::/0", "`::/0` does not say where to"),
             ("::/0=", "the address to redirect to is missing after `=`"),
-            ("::/0=example.com", "names are not looked up"),
+            (
+                "::/0=example.com",
+                "a rule of a policy file says `to_host = \"example.com\"`",
+            ),
             ("::/0=192.0.2.1:0", "`192.0.2.1:0` has port 0"),
             ("::/0=192.0.2.1:65536", "is not an address to redirect to"),
             ("::/0=0.0.0.0", "the unspecified address"),

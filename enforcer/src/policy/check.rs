@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use enforcer_common::{decide::Mode, errno};
+use enforcer_common::{clause::MAX_CANARY_LISTS, decide::Mode, errno};
 use toml::Spanned;
 
 use super::{
@@ -57,6 +57,7 @@ pub(super) fn check(
             policy.rules.extend(rule);
         }
         tell_apart(&mut policy.rules);
+        number_canaries(&mut policy.rules, source, &mut report);
         for table in &document.targets {
             policy.targets.extend(target(table, source, &mut report));
         }
@@ -97,6 +98,27 @@ fn tell_apart(rules: &mut [Rule]) {
                 rule.label = rule.origin.with_column();
             }
         }
+    }
+}
+
+/// Gives each list of canaries of the policy its number; equal lists share one.
+fn number_canaries(rules: &mut [Rule], source: &Source, report: &mut Report) {
+    let mut numbers: HashMap<Vec<String>, u8> = HashMap::new();
+    for rule in rules.iter_mut().filter(|rule| rule.enabled) {
+        let Some(rollout) = rule.rollout.as_mut().filter(|rollout| !rollout.canary.is_empty()) else {
+            continue;
+        };
+        let next = numbers.len() + 1;
+        if next > MAX_CANARY_LISTS && !numbers.contains_key(&rollout.canary) {
+            let message = format!("the policy has more than {MAX_CANARY_LISTS} different lists of canaries");
+            let place = Some(place_of(&rule.origin, Some(source)));
+            let mut diagnostic = Diagnostic::new(Severity::Error, message, place);
+            diagnostic.hint = Some("let rules have the same canaries: equal lists count once".to_owned());
+            report.push(diagnostic);
+            return;
+        }
+        let number = numbers.entry(rollout.canary.clone());
+        rollout.canary_list = *number.or_insert(next as u8);
     }
 }
 

@@ -1,27 +1,32 @@
 //! One rule, from a table of the file or from the command line, to a checked [`Rule`].
 //!
-//! Looks at nothing but the rule itself and the defaults.
+//! Looks at nothing but the rule itself and the defaults. What it does is checked in `check_action`, and what limits it
+//! in `check_limits`.
 
-use std::{ops::RangeInclusive, path::Path};
+use std::path::Path;
 
-use enforcer_common::{clause::Proto, errno::Errno};
+use enforcer_common::{clause::Proto, decide::Mode, errno::Errno};
 use ipnet::Ipv6Net;
 use toml::Spanned;
 
 use super::{
     argument::RuleArgument,
-    document::{ActionName, Field, Port, ProtoName, RuleTable},
+    check_action::{action, host, resolve},
+    check_limits::{merge, ports, rollout, uids},
+    document::{Field, ModeName, ProtoName, RuleTable},
     parse::Report,
     prefix_list::{read_prefixes, sort},
-    rule::{DEFAULT_GROUP, GroupName, Origin, RedirectTo, Rule, RuleAction, RuleGroups},
+    rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleGroups},
     source::Source,
-    value::{Problem, check_name, parse_errno, parse_ports, parse_prefix, parse_redirect_to, port_number},
+    value::{Problem, check_name, check_reason, parse_errno, parse_prefix},
+    when::parse_when,
 };
 
 /// A rule of the command line.
 pub(super) fn rule_of_argument(argument: RuleArgument, default_errno: Errno) -> Rule {
-    let mut ports = argument.ports;
-    merge_ports(&mut ports);
+    let (mut ports, mut uids) = (argument.ports, argument.uids);
+    merge(&mut ports);
+    merge(&mut uids);
     let label = argument.name.unwrap_or_else(|| argument.spelling.clone());
     let origin = Origin::Argument(argument.spelling);
     Rule {
@@ -29,6 +34,10 @@ pub(super) fn rule_of_argument(argument: RuleArgument, default_errno: Errno) -> 
         errno: argument.errno.unwrap_or(default_errno),
         ports,
         proto: argument.proto,
+        uids,
+        mode: argument.mode.unwrap_or(Mode::Enforce),
+        expires: argument.expires,
+        transparent: argument.transparent.unwrap_or(true),
         ..Rule::plain(label, origin, vec![argument.prefix], argument.action)
     }
 }
@@ -46,10 +55,18 @@ pub(super) fn rule_of_table(
         check_name(name, "rule").map(|()| name.clone())
     });
     let groups = groups(&table.groups, "rule", source, report);
+    let host = host(table, source, report);
     let prefixes = prefixes(table, source, report);
-    let action = action(table, source, report);
+    let action = action(table, prefixes.as_deref().unwrap_or_default(), source, report);
+    let resolve = resolve(table, source, report);
     let errno = checked(&table.errno, source, report, |name| parse_errno(name));
     let ports = ports(&table.ports, source, report);
+    let uids = uids(&table.uid, source, report);
+    let reason = checked(&table.reason, source, report, |text| {
+        check_reason(text).map(|()| text.clone())
+    });
+    let expires = checked(&table.expires, source, report, parse_when);
+    let rollout = rollout(table, source, report);
     if report.errors() > errors_before {
         return None;
     }
@@ -62,6 +79,9 @@ pub(super) fn rule_of_table(
     let label = name.unwrap_or_else(|| origin.to_string());
     Some(Rule {
         groups: RuleGroups::Named(groups),
+        host,
+        resolve: resolve?,
+        allow_private: given(&table.allow_private, false)?,
         errno: errno.unwrap_or(default_errno),
         ports: ports?,
         proto: match table.proto {
@@ -72,8 +92,27 @@ pub(super) fn rule_of_table(
                 ProtoName::Udp => Proto::Udp,
             }),
         },
+        uids: uids?,
+        reason,
+        enabled: given(&table.enabled, true)?,
+        mode: match given(&table.mode, ModeName::Enforce)? {
+            ModeName::Enforce => Mode::Enforce,
+            ModeName::Audit => Mode::Audit,
+        },
+        expires,
+        rollout: rollout?,
+        transparent: given(&table.transparent, true)?,
         ..Rule::plain(label, origin, prefixes?, action?)
     })
+}
+
+/// The value of a field, or what holds without it; `None` if it is of the wrong type.
+pub(super) fn given<T: Copy>(field: &Field<T>, default: T) -> Option<T> {
+    match field {
+        Field::Absent => Some(default),
+        Field::Bad => None,
+        Field::Good(value) => Some(*value.get_ref()),
+    }
 }
 
 /// The value of a field after its check; problems are reported.
@@ -119,7 +158,7 @@ pub(super) fn groups(
 }
 
 /// Whether an array is empty in the file, rather than after its bad elements were taken out.
-fn is_written_empty<T>(list: &Spanned<Vec<T>>, source: &Source) -> bool {
+pub(super) fn is_written_empty<T>(list: &Spanned<Vec<T>>, source: &Source) -> bool {
     let text = source.text().get(list.span()).unwrap_or_default();
     text.trim_start_matches('[')
         .trim_end_matches(']')
@@ -132,6 +171,7 @@ fn prefixes(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Opti
         ("prefix", table.prefix.is_absent()),
         ("prefixes", table.prefixes.is_absent()),
         ("prefixes_file", table.prefixes_file.is_absent()),
+        ("host", table.host.is_absent()),
     ];
     let given: Vec<_> = given
         .iter()
@@ -141,7 +181,7 @@ fn prefixes(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Opti
     match given.as_slice() {
         [] => {
             let problem = Problem::new("the rule covers no prefix");
-            let hint = "add `prefix = \"…\"`, `prefixes = [\"…\", …]` or `prefixes_file = \"…\"`";
+            let hint = "add `prefix = \"…\"`, `prefixes = [\"…\", …]`, `prefixes_file = \"…\"`, or a name: `host = \"…\"`";
             report.missing(source, &table.header, problem.hint(hint));
         }
         [_] => {}
@@ -188,111 +228,4 @@ fn prefixes(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Opti
     }
     sort(&mut all);
     (!given.is_empty()).then_some(all)
-}
-
-fn action(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Option<RuleAction> {
-    let to = checked(&table.to, source, report, |text| parse_redirect_to(text));
-    let Some(action) = table.action.good() else {
-        if table.action.is_absent() {
-            let problem = Problem::new("the rule has no action");
-            let hint = "add `action = \"reject\"`, `\"redirect\"` or `\"allow\"`";
-            report.missing(source, &table.header, problem.hint(hint));
-        }
-        return None;
-    };
-    if let (ActionName::Allow | ActionName::Reject, Some(to)) = (action.get_ref(), table.to.good()) {
-        let problem = Problem::new("only a redirect goes `to` an address");
-        report.error(
-            source,
-            &to.span(),
-            problem.hint("write `action = \"redirect\"`, or remove `to`"),
-        );
-    }
-    match action.get_ref() {
-        ActionName::Reject => Some(RuleAction::Reject),
-        ActionName::Redirect => {
-            if table.to.is_absent() {
-                let problem = Problem::new("the redirect does not say where `to`");
-                let hint = "add `to = \"192.0.2.1\"`, with `:PORT` if the port changes too";
-                report.missing(source, &action.span(), problem.hint(hint));
-            }
-            to.map(|to| RuleAction::Redirect(RedirectTo::Address(to)))
-        }
-        ActionName::Allow => {
-            if let Some(errno) = table.errno.good() {
-                let problem = Problem::new("a rule that allows has no use for an `errno`");
-                report.error(
-                    source,
-                    &errno.span(),
-                    problem.hint("remove it, or write `action = \"reject\"`"),
-                );
-            }
-            Some(RuleAction::Allow)
-        }
-    }
-}
-
-/// The ports of a rule; `None` if there is none among what is given.
-fn ports(
-    field: &Field<Vec<Spanned<Port>>>,
-    source: &Source,
-    report: &mut Report,
-) -> Option<Vec<RangeInclusive<u16>>> {
-    let list = match field {
-        Field::Absent => return Some(Vec::new()),
-        Field::Bad => return None,
-        Field::Good(list) => list,
-    };
-    if list.get_ref().is_empty() && is_written_empty(list, source) {
-        let problem = Problem::new("the rule has an empty list of ports");
-        report.error(
-            source,
-            &list.span(),
-            problem.hint("leave `ports` out for every port"),
-        );
-    }
-    let mut ports = Vec::new();
-    for port in list.get_ref() {
-        let parsed = match port.get_ref() {
-            Port::Number(number) => port_number(*number),
-            Port::Text(text) => parse_ports(text),
-        };
-        match parsed {
-            Ok(range) => ports.push(range),
-            Err(problem) => report.error(source, &port.span(), problem),
-        }
-    }
-    merge_ports(&mut ports);
-    (!ports.is_empty()).then_some(ports)
-}
-
-/// Sorts port ranges and joins those that overlap or touch: each one left is a clause.
-fn merge_ports(ports: &mut Vec<RangeInclusive<u16>>) {
-    ports.sort_unstable_by_key(|range| (*range.start(), *range.end()));
-    ports.dedup_by(|next, last| {
-        let joins = *next.start() <= last.end().saturating_add(1);
-        if joins {
-            *last = *last.start()..=*last.end().max(next.end());
-        }
-        joins
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn port_ranges_that_overlap_or_touch_become_one() {
-        let mut ports = vec![
-            8000..=8999,
-            443..=443,
-            444..=450,
-            8500..=9000,
-            1..=1,
-            65535..=65535,
-        ];
-        merge_ports(&mut ports);
-        assert_eq!(ports, [1..=1, 443..=450, 8000..=9000, 65535..=65535]);
-    }
 }

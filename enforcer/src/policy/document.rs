@@ -6,7 +6,7 @@
 use std::{borrow::Cow, ops::Range};
 
 use serde::Deserialize;
-use toml::Spanned;
+use toml::{Spanned, value::Datetime};
 
 /// What a key's value turned out to be.
 #[derive(Debug)]
@@ -83,11 +83,25 @@ pub(super) struct RuleTable<'text> {
     pub(super) prefix: Field<Text<'text>>,
     pub(super) prefixes: Field<Vec<Spanned<Text<'text>>>>,
     pub(super) prefixes_file: Field<String>,
+    pub(super) host: Field<String>,
+    pub(super) resolve: Field<ResolveName>,
+    pub(super) allow_private: Field<bool>,
     pub(super) action: Field<ActionName>,
     pub(super) errno: Field<String>,
     pub(super) to: Field<String>,
-    pub(super) ports: Field<Vec<Spanned<Port>>>,
+    pub(super) to_host: Field<String>,
+    pub(super) without_twin: Field<WithoutTwinName>,
+    pub(super) transparent: Field<bool>,
+    pub(super) ports: Field<Vec<Spanned<Numbers>>>,
     pub(super) proto: Field<ProtoName>,
+    pub(super) uid: Field<Vec<Spanned<Numbers>>>,
+    pub(super) reason: Field<String>,
+    pub(super) enabled: Field<bool>,
+    pub(super) mode: Field<ModeName>,
+    pub(super) expires: Field<When>,
+    pub(super) rollout: Field<i64>,
+    pub(super) by: Field<ByName>,
+    pub(super) canary: Field<Vec<Spanned<String>>>,
 }
 
 impl RuleTable<'_> {
@@ -97,11 +111,25 @@ impl RuleTable<'_> {
         "prefix",
         "prefixes",
         "prefixes_file",
+        "host",
+        "resolve",
+        "allow_private",
         "action",
         "errno",
         "to",
+        "to_host",
+        "without_twin",
+        "transparent",
         "ports",
         "proto",
+        "uid",
+        "reason",
+        "enabled",
+        "mode",
+        "expires",
+        "rollout",
+        "by",
+        "canary",
     ];
 }
 
@@ -121,6 +149,10 @@ impl Leaf<'_> for i64 {
     const EXPECTED: &'static str = "an integer";
 }
 
+impl Leaf<'_> for bool {
+    const EXPECTED: &'static str = "`true` or `false`";
+}
+
 /// A string, borrowed from the file where it can be: there may be a million prefixes.
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
@@ -130,18 +162,32 @@ impl<'text> Leaf<'text> for Text<'text> {
     const EXPECTED: &'static str = "a string";
 }
 
-/// One of `ports`.
+/// One of `ports`, or of `uid`.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Port {
+pub(super) enum Numbers {
     /// `443`
-    Number(i64),
+    One(i64),
     /// `"8000-8999"`
     Text(String),
 }
 
-impl Leaf<'_> for Port {
+impl Leaf<'_> for Numbers {
     const EXPECTED: &'static str = "an integer, or a string for a range";
+}
+
+/// `expires`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum When {
+    /// `2030-01-01T00:00:00Z`, without quotes.
+    Time(Datetime),
+    /// The same with quotes, or `"2h"`.
+    Text(String),
+}
+
+impl Leaf<'_> for When {
+    const EXPECTED: &'static str = "a date with time and offset, or a string such as \"2h\"";
 }
 
 /// `mode`.
@@ -182,4 +228,44 @@ pub(super) enum ProtoName {
 impl Leaf<'_> for ProtoName {
     const EXPECTED: &'static str = "a string";
     const NAMES: &'static [&'static str] = &["tcp", "udp"];
+}
+
+/// `resolve`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ResolveName {
+    Host,
+    Target,
+}
+
+impl Leaf<'_> for ResolveName {
+    const EXPECTED: &'static str = "a string";
+    const NAMES: &'static [&'static str] = &["host", "target"];
+}
+
+/// `without_twin`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum WithoutTwinName {
+    Reject,
+    Allow,
+}
+
+impl Leaf<'_> for WithoutTwinName {
+    const EXPECTED: &'static str = "a string";
+    const NAMES: &'static [&'static str] = &["reject", "allow"];
+}
+
+/// `by`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ByName {
+    Target,
+    Process,
+    Destination,
+}
+
+impl Leaf<'_> for ByName {
+    const EXPECTED: &'static str = "a string";
+    const NAMES: &'static [&'static str] = &["target", "process", "destination"];
 }

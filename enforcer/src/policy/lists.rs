@@ -207,7 +207,7 @@ pub(super) fn clause_of(index: u32, rule: &Rule, prefix: Ipv6Net, live: &Live) -
 /// that the rule is in or out of one connect as a whole.
 fn destination_key(rule: &Rule, prefix: Ipv6Net) -> u32 {
     if let Some(host) = &rule.host {
-        return text_hash(host.name.as_bytes());
+        return text_hash(host.name.as_str().as_bytes());
     }
     let widest = widest_covering(&rule.prefixes, prefix);
     let mut text = [0; 17];

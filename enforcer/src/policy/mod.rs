@@ -15,12 +15,20 @@ pub mod diagnostic;
 mod source;
 mod value;
 
+mod destination;
+
+mod when;
+
 mod document;
 mod parse;
 
 pub mod argument;
 
 mod prefix_list;
+
+mod check_action;
+
+mod check_limits;
 
 mod check_rule;
 

@@ -177,11 +177,25 @@ fn rule<'text>(
         prefix: keys.take("prefix"),
         prefixes: keys.take_array("prefixes"),
         prefixes_file: keys.take("prefixes_file"),
+        host: keys.take("host"),
+        resolve: keys.take("resolve"),
+        allow_private: keys.take("allow_private"),
         action: keys.take("action"),
         errno: keys.take("errno"),
         to: keys.take("to"),
+        to_host: keys.take("to_host"),
+        without_twin: keys.take("without_twin"),
+        transparent: keys.take("transparent"),
         ports: keys.take_array("ports"),
         proto: keys.take("proto"),
+        uid: keys.take_one_or_array("uid"),
+        reason: keys.take("reason"),
+        enabled: keys.take("enabled"),
+        mode: keys.take("mode"),
+        expires: keys.take("expires"),
+        rollout: keys.take("rollout"),
+        by: keys.take("by"),
+        canary: keys.take_array("canary"),
     }
 }
 
@@ -274,6 +288,21 @@ impl<'a, 'text> Keys<'a, 'text> {
                 self.report.error(self.source, &span, problem);
                 Field::Bad
             }
+        }
+    }
+
+    /// As [`take_array`](Self::take_array), of a key whose only element may stand by itself.
+    fn take_one_or_array<T: Leaf<'text>>(&mut self, key: &'static str) -> Field<Vec<Spanned<T>>> {
+        if matches!(
+            self.table.get(key).map(Spanned::get_ref),
+            None | Some(DeValue::Array(_))
+        ) {
+            return self.take_array(key);
+        }
+        match self.take(key) {
+            Field::Absent => Field::Absent,
+            Field::Bad => Field::Bad,
+            Field::Good(one) => Field::Good(Spanned::new(one.span(), vec![one])),
         }
     }
 

@@ -16,6 +16,9 @@ use enforcer_common::{
 };
 use ipnet::Ipv6Net;
 
+use super::when::{show_duration, show_time};
+pub use crate::names::HostName;
+
 /// Name of a group of rules. Targets `use` groups.
 pub type GroupName = String;
 
@@ -94,9 +97,6 @@ pub enum RedirectTo {
     Twin,
 }
 
-/// A name to be looked up in the DNS, as written.
-pub type HostName = String;
-
 impl fmt::Display for RuleAction {
     /// `allow`, `reject`, `redirect to 192.0.2.1`, `redirect to [2001:db8::1]:443`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -123,7 +123,7 @@ impl fmt::Display for RedirectTo {
                 None => write!(f, "{to}"),
             },
             Self::Embedded => f.write_str("the IPv4 address inside"),
-            Self::Host { name, port: 0 } => f.write_str(name),
+            Self::Host { name, port: 0 } => name.fmt(f),
             Self::Host { name, port } => write!(f, "{name}:{port}"),
             Self::Twin => f.write_str("its IPv4 addresses"),
         }
@@ -166,6 +166,16 @@ pub enum Expires {
     At(SystemTime),
     /// That long after the rule was first loaded.
     After(Duration),
+}
+
+impl fmt::Display for Expires {
+    /// `2030-01-31T18:00:00Z`, `2h after its first load`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(time) => f.write_str(&show_time(*time)),
+            Self::After(duration) => write!(f, "{} after its first load", show_duration(*duration)),
+        }
+    }
 }
 
 /// The share of connects that a rule acts on.

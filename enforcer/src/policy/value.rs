@@ -1,11 +1,12 @@
-//! The small values a rule is written with: prefixes, addresses, ports, errnos, names.
+//! The small values a rule is written with: prefixes, ports, users, errnos, names. Where a redirect goes is in
+//! `destination`, and when a rule ends in `when`.
 //!
 //! One parser for each, used by policy files, prefix lists and the command line alike, so that the same
 //! mistake is answered with the same words everywhere.
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
 };
 
@@ -19,6 +20,9 @@ use super::diagnostic::{Diagnostic, Place, Severity};
 
 /// The longest name of a rule, target or group, in bytes.
 const MAX_NAME_BYTES: usize = 128;
+
+/// The longest reason of a rule, in bytes.
+pub(super) const MAX_REASON_BYTES: usize = 512;
 
 /// The longest name of a container, in bytes. Engines have no limit of their own; identifiers have 64.
 const MAX_CONTAINER_BYTES: usize = 256;
@@ -200,64 +204,9 @@ fn not_a_prefix(text: &str, address: &str) -> Problem {
     }
 }
 
-/// Where a redirect goes: IPv4 or IPv6, with an optional port. IPv6 with a port stands in brackets. IPv4
-/// comes back IPv4-mapped, a port that is not given as 0.
-pub(super) fn parse_redirect_to(text: &str) -> Result<SocketAddrV6, Problem> {
-    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let (ip, port) = if let Ok(ip) = text.parse::<IpAddr>() {
-        (ip, 0)
-    } else if let Some(Ok(ip)) = bracketed.map(str::parse::<Ipv6Addr>) {
-        (ip.into(), 0)
-    } else if let Ok(address) = text.parse::<SocketAddr>() {
-        if address.port() == 0 {
-            return Err(Problem::new(format!("{} has port 0", quote(text)))
-                .hint("leave the port out to keep the one that was asked for"));
-        }
-        (address.ip(), address.port())
-    } else {
-        return Err(
-            Problem::new(format!("{} is not an address to redirect to", quote(text))).hint(
-                "write `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1` or `[2001:db8::1]:443`; names are not looked up",
-            ),
-        );
-    };
-    let problem = match ip.to_canonical() {
-        ip if ip.is_unspecified() => Some("the unspecified address"),
-        ip if ip.is_multicast() => Some("a multicast address"),
-        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("the broadcast address"),
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => {
-            Some("a link-local address, which means nothing without an interface")
-        }
-        _ => None,
-    };
-    if let Some(what) = problem {
-        return Err(Problem::new(format!("{} is {what}", quote(text))).label("nothing can be reached there"));
-    }
-    let ip = match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-        IpAddr::V6(ip) => ip,
-    };
-    Ok(SocketAddrV6::new(ip, port, 0, 0))
-}
-
 /// Ports: `443` or `8000-8999`.
 pub(super) fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, Problem> {
-    let number = |digits: &str| {
-        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(Problem::new(format!("{} is not a port", quote(text)))
-                .hint("write a port such as `443`, or a range such as `8000-8999`"));
-        }
-        port(digits.parse().unwrap_or(i64::MAX), text)
-    };
-    let (first, last) = match text.split_once('-') {
-        Some((first, last)) => (number(first)?, number(last)?),
-        None => (number(text)?, number(text)?),
-    };
-    if first > last {
-        return Err(Problem::new(format!("the port range {} is empty", quote(text)))
-            .hint(format!("did you mean `{last}-{first}`?")));
-    }
-    Ok(first..=last)
+    parse_range(text, "port", "443", "8000-8999", port)
 }
 
 /// A port given as a number.
@@ -270,6 +219,68 @@ fn port(number: i64, text: &str) -> Result<u16, Problem> {
         .ok()
         .filter(|port| *port != 0)
         .ok_or_else(|| Problem::new(format!("{} is not a port", quote(text))).label("ports are 1 to 65535"))
+}
+
+/// Users: `1000` or `1000-1999`.
+pub(super) fn parse_uids(text: &str) -> Result<RangeInclusive<u32>, Problem> {
+    parse_range(text, "user's number", "1000", "1000-1999", uid).map_err(|problem| {
+        let is_user = |first: char| first.is_ascii_alphabetic() || first == '_';
+        if text.starts_with(is_user) && check_name(text, "user").is_ok() {
+            return problem.hint(format!("users are written by number, which `id -u {text}` shows"));
+        }
+        problem
+    })
+}
+
+/// A user given as a number.
+pub(super) fn uid_number(number: i64) -> Result<RangeInclusive<u32>, Problem> {
+    uid(number, &number.to_string()).map(|uid| uid..=uid)
+}
+
+fn uid(number: i64, text: &str) -> Result<u32, Problem> {
+    // The largest number means "no user" to the kernel (`INVALID_UID`, `include/linux/uidgid.h`).
+    u32::try_from(number)
+        .ok()
+        .filter(|uid| *uid != u32::MAX)
+        .ok_or_else(|| {
+            Problem::new(format!("{} is not a user's number", quote(text)))
+                .label("users are 0 to 4294967294, as this host numbers them")
+        })
+}
+
+/// A number, or two with a hyphen between them.
+fn parse_range<N: Copy + PartialOrd + fmt::Display>(
+    text: &str,
+    what: &str,
+    one: &str,
+    several: &str,
+    check: impl Fn(i64, &str) -> Result<N, Problem>,
+) -> Result<RangeInclusive<N>, Problem> {
+    let number = |digits: &str| {
+        // `parse` would also take a sign.
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(
+                Problem::new(format!("{} is not a {what}", quote(text))).hint(format!(
+                    "write a {what} such as `{one}`, or a range such as `{several}`"
+                )),
+            );
+        }
+        check(digits.parse().unwrap_or(i64::MAX), text)
+    };
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (number(first)?, number(last)?),
+        None => (number(text)?, number(text)?),
+    };
+    if first > last {
+        let kind = if what == "port" {
+            "port range"
+        } else {
+            "range of users"
+        };
+        return Err(Problem::new(format!("the {kind} {} is empty", quote(text)))
+            .hint(format!("did you mean `{last}-{first}`?")));
+    }
+    Ok(first..=last)
 }
 
 /// An errno by name.
@@ -301,6 +312,22 @@ pub(super) fn check_name(text: &str, what: &str) -> Result<(), Problem> {
             "the name {} has control characters",
             quote(text)
         )));
+    }
+    Ok(())
+}
+
+/// Why a rule is there, in a line of text.
+pub(super) fn check_reason(text: &str) -> Result<(), Problem> {
+    if text.trim().is_empty() {
+        return Err(Problem::new("the reason of a rule is empty").hint("leave the key out"));
+    }
+    if text.len() > MAX_REASON_BYTES {
+        return Err(Problem::new(format!(
+            "the reason of a rule is longer than {MAX_REASON_BYTES} bytes"
+        )));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(Problem::new("the reason of a rule has control characters").hint("write it in one line"));
     }
     Ok(())
 }

@@ -153,7 +153,7 @@ fn redirect_for(prefixes: &[Ipv6Net], which: u8) -> Option<RedirectTo> {
             Some(RedirectTo::Prefix(Ipv6Net::new(network, first).unwrap().trunc()))
         }
         3 => Some(RedirectTo::Host {
-            name: "pooler.example".to_owned(),
+            name: "pooler.example".parse().unwrap(),
             port: 6543,
         }),
         _ => None,
@@ -213,7 +213,7 @@ pub(super) fn full_rule() -> impl Strategy<Value = Rule> {
                 if let Some(name) = host {
                     rule.prefixes.clear();
                     rule.host = Some(HostClause {
-                        name: name.to_owned(),
+                        name: name.parse().unwrap(),
                         without_twin: WithoutTwin::Reject,
                     });
                     if matches!(rule.action, RuleAction::Redirect(_)) {
@@ -297,7 +297,7 @@ fn answers(rules: &[Rule], seed: &[(usize, usize, u8)]) -> Answers {
         let Some(host) = &rule.host else { continue };
         let of_name = answers.entry(index).or_default();
         for (name, address, what) in seed {
-            if !host.name.starts_with(char::from(b'a' + *name as u8)) {
+            if !host.name.as_str().starts_with(char::from(b'a' + *name as u8)) {
                 continue;
             }
             let address = parse::<Ipv6Addr>(ADDRESSES[7 + address]);

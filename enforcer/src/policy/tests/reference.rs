@@ -285,7 +285,7 @@ fn is_left_out(
     let key = match (rollout.by, &one.rule.host) {
         (RolloutBy::Target, _) => connect.rollout_key,
         (RolloutBy::Process, _) => known.process,
-        (RolloutBy::Destination, Some(host)) => text_hash(host.name.as_bytes()),
+        (RolloutBy::Destination, Some(host)) => text_hash(host.name.as_str().as_bytes()),
         (RolloutBy::Destination, None) => {
             let covering = one
                 .rule
