@@ -305,10 +305,20 @@ fn a_retry_on_another_socket_can_reach_another_address() {
 
 #[test]
 fn a_command_of_exec_is_governed_by_names_while_they_change() {
-    let world = Named::new("host-exec").unwrap();
+    exec("host-exec", "action = \"redirect\"");
+}
+
+#[test]
+fn the_nameservers_of_a_command_of_exec_are_those_of_the_host() {
+    exec("host-exec-own", "action = \"redirect\"\nresolve = \"target\"");
+}
+
+#[track_caller]
+fn exec(what: &str, keys: &str) {
+    let world = Named::new(what).unwrap();
     let nameserver = world.nameserver(&[(NAME, IPV6[0]), (NAME, IPV4[0])]).unwrap();
     let mut arguments = vec!["exec".to_owned()];
-    arguments.extend(world.arguments(&redirect(NAME)).unwrap());
+    arguments.extend(world.arguments(&rule(NAME, keys)).unwrap());
     arguments.push("--".to_owned());
     let mut command = Enforcer::command(&Place::outside(&world.netns), arguments).unwrap();
     command.arg(Client::program().unwrap());
