@@ -20,8 +20,8 @@ use enforcer_tests::{
     wait::PATIENCE,
 };
 use rustix::{
-    process::Signal,
-    thread::{UnshareFlags, unshare_unsafe},
+    process::{Gid, Signal, Uid},
+    thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -93,20 +93,13 @@ const NOBODY: u32 = 65534;
 /// Makes the program one of [`NOBODY`]'s, once it is where it belongs. What it shares with others by System V's means is
 /// gone with it, however it ends.
 fn as_nobody(command: &mut Command) {
-    let become_nobody = || {
+    let become_nobody = || -> io::Result<()> {
         // SAFETY: after fork there is one thread, and no System V semaphore of the test's is in use.
         unsafe { unshare_unsafe(UnshareFlags::NEWIPC) }?;
-        // SAFETY: the list of groups is empty, and the other arguments are numbers.
-        let changed = unsafe {
-            libc::setgroups(0, std::ptr::null()) == 0
-                && libc::setgid(NOBODY) == 0
-                && libc::setuid(NOBODY) == 0
-        };
-        if changed {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        set_thread_groups(&[])?;
+        set_thread_res_gid(group, group, group)?;
+        Ok(set_thread_res_uid(user, user, user)?)
     };
     // SAFETY: between fork and exec the closure makes system calls only.
     unsafe { command.pre_exec(become_nobody) };
