@@ -137,6 +137,51 @@ fn an_address_of_two_names_goes_where_both_may_go_or_nowhere() {
 }
 
 #[test]
+fn a_rule_for_the_address_itself_counts_before_those_that_have_its_name() {
+    let world = Named::new("host-own-rule").unwrap();
+    let mut client = world.client().unwrap();
+    let _nameserver = world
+        .nameserver(&[
+            (NAME, IPV6[0]),
+            (NAME, IPV4[0]),
+            (OTHER, IPV6[0]),
+            (OTHER, IPV4[1]),
+        ])
+        .unwrap();
+    let own = format!(
+        "[[rule]]\nprefix = \"{}/128\"\naction = \"redirect\"\nto = \"{}\"\n",
+        IPV6[0], IPV4[2]
+    );
+    let enforcer = world.govern(&(redirect(NAME) + &redirect(OTHER) + &own)).unwrap();
+    said(&enforcer, "share no IPv4 address").unwrap();
+    assert_eq!(world.arrives(&mut client, IPV6[0]).unwrap(), IPV4[2]);
+    ended(enforcer).unwrap();
+    world.untouched(&mut client).unwrap();
+}
+
+#[test]
+fn an_address_that_too_many_rules_cover_is_told_and_keeps_those() {
+    let world = Named::new("host-many").unwrap();
+    let mut client = world.client().unwrap();
+    let _nameserver = world.nameserver(&[(NAME, IPV6[0]), (NAME, IPV4[0])]).unwrap();
+    // As many as may be tried, none of which is about the server's port.
+    let others = (0..32).map(|port| {
+        format!(
+            "[[rule]]\nprefix = \"2001:db8:a::/48\"\naction = \"reject\"\nports = [{}]\nuid = [{port}]\n",
+            port + 1
+        )
+    });
+    let enforcer = world
+        .govern(&(redirect(NAME) + &others.collect::<String>()))
+        .unwrap();
+    let line = said(&enforcer, "left out there").unwrap();
+    assert!(line.contains(IPV6[0]), "{line}");
+    assert_eq!(world.arrives(&mut client, IPV6[0]).unwrap(), IPV6[0]);
+    ended(enforcer).unwrap();
+    world.untouched(&mut client).unwrap();
+}
+
+#[test]
 fn a_rule_that_is_only_tried_takes_no_address_from_another() {
     let world = Named::new("host-audit").unwrap();
     let mut client = world.client().unwrap();

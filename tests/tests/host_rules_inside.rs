@@ -202,7 +202,10 @@ fn what_a_target_resolves_steers_that_target_alone() {
     .unwrap();
     one.eventually_arrives(IPV4[1]);
     let line = said(&enforcer, "169.254.169.254 is left out").unwrap();
-    assert!(line.contains("as its target resolves it"), "{line}");
+    assert!(
+        line.contains("target one: ") && line.contains("as its target resolves it"),
+        "{line}"
+    );
     set(&two.nameserver, &[(NAME, IPV6[0]), (NAME, IPV4[0])]).unwrap();
     two.eventually_arrives(IPV4[0]);
     for _ in 0..8 {
@@ -235,5 +238,6 @@ fn a_target_that_resolves_nothing_leaves_others_their_rejections() {
         .filter(|line| line.contains("no such name"))
         .collect();
     assert_eq!(told.len(), 1, "{lines:#?}");
+    assert!(told[0].contains("target one: "), "{lines:#?}");
     assert_eq!(two.arrives(), IPV6[0]);
 }

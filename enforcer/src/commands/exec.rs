@@ -38,6 +38,9 @@ use crate::{
     targets::{Cgroup, ExecCgroup, Hierarchy},
 };
 
+/// What the only target is called.
+const TARGET: &str = "exec";
+
 pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     let failed = |error: anyhow::Error| Failure::new(Exit::Failed, error);
     let talk = if arguments.events_to.is_some() {
@@ -137,6 +140,7 @@ impl Run<'_> {
 
         let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
         let target = NamedTarget {
+            name: TARGET.to_owned(),
             groups: self.groups.clone(),
             cgroups: vec![hierarchy.absolute(cgroup.cgroup().path())],
         };
@@ -145,6 +149,7 @@ impl Run<'_> {
         let plan = plan(policy, self.groups, cgroup, hierarchy, compiled).map_err(failed)?;
         let mut governing =
             Governing::start(&self.support, plan, &options, living.now()).map_err(prepare::kernel_failure)?;
+        living::say(governing.take_said(), talk);
         let mut writer = match self.file {
             Some((name, file)) => stream::start(
                 &governing,
@@ -233,6 +238,7 @@ async fn attend(
                     // What was in force stays so.
                     console::error(prepare::kernel_failure(error));
                 }
+                living::say(governing.take_said(), talk);
             }
             // The command goes on, governed, whatever becomes of reporting.
             _ = poll.tick(), if is_reporting => {
@@ -275,7 +281,7 @@ fn plan(
         has_inner: false,
     }];
     let target = PlannedTarget {
-        name: "exec".to_owned(),
+        name: TARGET.to_owned(),
         cgroups,
         policy: compiled,
         groups,

@@ -123,6 +123,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
         let stop = if governing.cgroups() == 0 {
             Stop::LastTargetGone
         } else {
+            living::say(governing.take_said(), Talk::Plain);
             ready(&governing);
             govern(&mut governing, &mut living, &mut writer, &mut signals, &mut watch).await?
         };
@@ -195,6 +196,7 @@ async fn govern(
                     // What was in force stays so, which is better than nothing being governed any more.
                     console::error(prepare::kernel_failure(error));
                 }
+                living::say(governing.take_said(), Talk::Plain);
             }
             _ = poll.tick() => {
                 while governing.pump().map_err(prepare::kernel_failure)? {
@@ -211,6 +213,7 @@ fn named_targets(hierarchy: &Hierarchy, wanted: &[Wanted], resolved: &[ResolvedT
     let targets = wanted.iter().zip(resolved);
     targets
         .map(|(wanted, target)| NamedTarget {
+            name: target.name.clone(),
             groups: wanted.groups.clone(),
             cgroups: target.cgroups.iter().map(directory).collect(),
         })

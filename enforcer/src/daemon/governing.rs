@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::Ipv6Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -9,12 +10,12 @@ use std::{
 
 use enforcer_common::{
     binding::{Binding, EventsWanted, FLAG_HAS_INNER, FLAG_HAS_OUTER, LAYOUT_VERSION},
-    clause::text_hash,
+    clause::{MAX_WALK, text_hash},
     counters::Counters,
     decide::Mode,
 };
 
-use super::{Now, Plan, PlannedTarget};
+use super::{Now, Plan, PlannedTarget, Said};
 use crate::{
     events::{
         clock::{self, Clock},
@@ -77,6 +78,8 @@ pub struct Governing {
     /// Who share the answers to their names.
     sharing: Vec<Sharing>,
     now: Now,
+    /// What people have not been told yet.
+    said: Vec<Said>,
 }
 
 /// Targets whose rules have names are of one policy only if those are the same names, asked for in the same place:
@@ -96,6 +99,8 @@ struct InForce {
     groups: Vec<GroupName>,
     /// Whose names have answers of their own.
     target: Option<usize>,
+    /// Addresses whose names' rules are left out there, as was said.
+    told_too_long: Vec<Ipv6Addr>,
 }
 
 struct Attached {
@@ -164,6 +169,7 @@ impl Governing {
             in_force: Vec::new(),
             sharing: Vec::new(),
             now,
+            said: Vec::new(),
         };
         governing.attach(plan, options)?;
         Ok(governing)
@@ -244,6 +250,7 @@ impl Governing {
                 policy: Arc::clone(&target.policy),
                 groups: target.groups.clone(),
                 target: own_answers,
+                told_too_long: Vec::new(),
             });
             self.renew(self.in_force.len() - 1)?;
         }
@@ -282,8 +289,17 @@ impl Governing {
         let policy = Arc::new(one.policy.with_live(&live));
         let overlay = overlay(rules, &one.groups, &live, &policy, &answers);
         for address in &overlay.too_long {
-            log::warn!("too many rules cover {address}: those with a name are left out there");
+            if !one.told_too_long.contains(address) {
+                self.said.push(Said {
+                    message: format!(
+                        "more than {MAX_WALK} clauses would have to be tried for {address}: the rules that have its \
+                         name are left out there"
+                    ),
+                    hint: Some("write fewer rules for the prefixes around it".to_owned()),
+                });
+            }
         }
+        one.told_too_long.clone_from(&overlay.too_long);
         let from_boot_ns = clock::boot_now_ns();
         let replaced = self
             .kernel
@@ -294,6 +310,11 @@ impl Governing {
             one.installed = replaced;
         }
         Ok(())
+    }
+
+    /// What people should hear of what was put into force since this was asked last.
+    pub fn take_said(&mut self) -> Vec<Said> {
+        std::mem::take(&mut self.said)
     }
 
     /// A stream of the events from now on.

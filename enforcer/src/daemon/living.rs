@@ -38,6 +38,8 @@ const SETTLING: Duration = Duration::from_secs(5);
 /// A target, as far as names need it.
 #[derive(Clone, Debug)]
 pub struct NamedTarget {
+    /// Its name, for people.
+    pub name: String,
     /// Groups whose rules apply to it.
     pub groups: Vec<GroupName>,
     /// Directories of its cgroups.
@@ -239,20 +241,30 @@ impl Living {
         said
     }
 
+    /// What is to be said, with the target that it is so for, where that is one.
+    fn about(&self, target: Option<usize>, message: String) -> String {
+        match target.and_then(|target| self.targets.get(target)) {
+            Some(target) => format!("target {}: {message}", target.name),
+            None => message,
+        }
+    }
+
     /// What to say of a change, each thing once as long as it stays so.
     fn hear(&mut self, change: &names::Change) -> Vec<Said> {
         let mut said: Vec<Said> = change
             .notes
             .iter()
             .map(|note| Said {
-                message: note.to_string(),
+                message: self.about(note.target(), note.to_string()),
                 hint: note.hint().map(str::to_owned),
             })
             .collect();
         let now = self.now();
         let mut standing = BTreeSet::new();
         for (number, target) in self.targets.iter().enumerate() {
-            standing.extend(now.notes(&target.groups, Some(number)));
+            let whose = Now::is_scoped(&self.rules, &target.groups).then_some(number);
+            let notes = now.notes(&target.groups, Some(number)).into_iter();
+            standing.extend(notes.map(|note| self.about(whose, note)));
         }
         for message in standing.difference(&self.said) {
             said.push(Said {

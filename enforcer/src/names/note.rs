@@ -100,6 +100,20 @@ impl fmt::Display for Note {
 }
 
 impl Note {
+    /// The target whose nameservers it is about; `None` for the host's.
+    #[must_use]
+    pub const fn target(&self) -> Option<usize> {
+        let (Self::Failed { request, .. }
+        | Self::NoAddress { request, .. }
+        | Self::Recovered { request }
+        | Self::Unusable { request, .. }
+        | Self::TooManyAddresses { request }) = self;
+        match request.resolver {
+            Resolver::Host => None,
+            Resolver::Target(target) => Some(target),
+        }
+    }
+
     /// A way out, where there is one.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
