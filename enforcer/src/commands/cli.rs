@@ -93,6 +93,9 @@ pub(crate) struct CheckArgs {
     /// Show what the kernel would be given: each prefix with its clauses in the order they are tried.
     #[arg(long)]
     pub(crate) compiled: bool,
+    /// Ask no nameserver for the names in the policy: for machines whose nameservers are not those of the hosts it is for.
+    #[arg(long)]
+    pub(crate) no_resolve: bool,
 }
 
 #[derive(Debug, Args)]

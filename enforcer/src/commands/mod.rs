@@ -17,6 +17,7 @@ mod spawn;
 mod exec;
 
 mod check;
+mod check_names;
 
 mod ask_inside;
 

@@ -274,6 +274,15 @@ impl Rule {
         }
     }
 
+    /// The names that have to be looked up for it: its own, and the one that it redirects to.
+    pub fn names(&self) -> impl Iterator<Item = &HostName> {
+        let to = match &self.action {
+            RuleAction::Redirect(RedirectTo::Host { name, .. }) => Some(name),
+            _ => None,
+        };
+        self.host.iter().map(|host| &host.name).chain(to)
+    }
+
     /// Whether it always acts on what it matches: nothing but its conditions can make it as if absent.
     #[must_use]
     pub fn is_certain(&self) -> bool {

@@ -137,7 +137,7 @@ const RULES: &[Row] = &[
     (
         &["--reject", "2001:db8::/32", "--allow", "2001:db8::/32"],
         "tie at 2001:db8::/32",
-        "make one of the prefixes longer",
+        "that the other has not, or a longer prefix",
     ),
     (
         &["--reject", "::/0", "--use", "unknown"],

@@ -9,6 +9,7 @@ mod loading;
 mod mistakes;
 mod property;
 mod reference;
+mod schema;
 
 use std::path::Path;
 

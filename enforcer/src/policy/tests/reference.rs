@@ -305,7 +305,7 @@ fn is_left_out(
     rollout_hash(text_hash(one.rule.label.as_bytes()), key) >= rollout_below(rollout.percent)
 }
 
-/// Whether two rules tie: at one prefix, for one connect, with as many conditions and another outcome.
+/// Whether two rules tie: at one prefix or name, for one connect, with as many conditions and another outcome.
 /// Every protocol, port and user is tried.
 pub(super) fn tie(a: &Rule, b: &Rule, groups: &[GroupName]) -> bool {
     let errno = |rule: &Rule| (rule.action != RuleAction::Allow).then_some(rule.errno.number);
@@ -321,11 +321,16 @@ pub(super) fn tie(a: &Rule, b: &Rule, groups: &[GroupName]) -> bool {
         && a.mode == b.mode
         && conditions(a) == conditions(b)
         && (&a.action, errno(a)) != (&b.action, errno(b))
-        && a.prefixes.iter().any(|prefix| b.prefixes.contains(prefix))
+        && (a.prefixes.iter().any(|prefix| b.prefixes.contains(prefix)) || is_one_name(a, b))
         && connects().any(|(port, protocol)| {
             UIDS.iter()
                 .any(|&uid| matches(a, port, protocol, uid) && matches(b, port, protocol, uid))
         })
+}
+
+fn is_one_name(a: &Rule, b: &Rule) -> bool {
+    let name = |rule: &Rule| rule.host.as_ref().map(|host| host.name.clone());
+    name(a).is_some() && name(a) == name(b)
 }
 
 /// Whether a redirect makes a connect that would be rejected, or redirected by the same rule again.
