@@ -5,6 +5,7 @@ mod compiling;
 mod examples;
 mod explaining;
 mod garbage;
+mod language;
 mod loading;
 mod mistakes;
 mod property;
