@@ -102,7 +102,7 @@ const RULES: &[Row] = &[
     (
         &["--reject", "::/0,colour=red"],
         "a rule has no option `colour`",
-        "there are `errno`, `port`, `proto`, `name`",
+        "there are `errno`, `port`, `proto`, `uid`, `mode`",
     ),
     (
         &["--reject", "::/0,proto=sctp"],
