@@ -190,6 +190,16 @@ pub enum Request {
         /// How long to wait, in milliseconds.
         timeout_ms: u64,
     },
+    /// Fork processes that wait to be told to connect, instead of those there are.
+    Gather {
+        /// How many.
+        size: u32,
+    },
+    /// Let each of those processes make these connects, each on a new socket. [`Answer::crowd`] says how they ended.
+    Crowd {
+        /// The connects; `hold` is ignored.
+        connects: Vec<Connect>,
+    },
     /// Ask a held socket for `getpeername` and `getsockname`. The errno is that of `getpeername`.
     Names {
         /// Its identifier.
@@ -257,6 +267,9 @@ pub struct Answer {
     /// How many connects ended in which [`outcome`](Self::outcome).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcomes: Option<BTreeMap<String, u64>>,
+    /// How each connect of each process ended, as [`outcome`](Self::outcome), by process identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crowd: Option<BTreeMap<u32, Vec<String>>>,
     /// Process identifier of whoever answers.
     pub pid: u32,
     /// Its cgroup, from the `0::` line of `/proc/self/cgroup`; only in answer to [`Request::Whoami`].

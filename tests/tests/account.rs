@@ -5,7 +5,7 @@
 use std::{env, path::Path, sync::Arc};
 
 use enforcer::{
-    daemon::{Governing, Plan, PlannedCgroup, PlannedTarget, StartOptions},
+    daemon::{Governing, Now, Plan, PlannedCgroup, PlannedTarget, StartOptions},
     events::hub::{Item, Subscription},
     kernel::{Kernel, LoadOptions, Support},
     policy::{
@@ -66,6 +66,7 @@ fn plan<'a>(
         name: "test".to_owned(),
         cgroups,
         policy: Arc::clone(compiled),
+        groups: vec![DEFAULT_GROUP.to_owned()],
     };
     Plan {
         targets: vec![target],
@@ -122,7 +123,13 @@ fn a_full_ring_buffer_still_enforces_and_seen_is_delivered_plus_lost() {
 
     let ring_bytes = u32::try_from(page_size()).unwrap();
     let plan = plan(&policy, &compiled, [&cgroup]);
-    let governing = Governing::start(&support, plan, &options(EventsWanted::All, ring_bytes)).unwrap();
+    let governing = Governing::start(
+        &support,
+        plan,
+        &options(EventsWanted::All, ring_bytes),
+        Now::default(),
+    )
+    .unwrap();
     let mut events = governing.subscribe();
     let connect = Connect::new(SocketKind::Tcp, server.address());
     // Nobody reads the ring meanwhile, so it is full after a few dozen.
@@ -171,7 +178,7 @@ fn what_is_wanted_is_applied_in_the_kernel() {
         (EventsWanted::All, 3),
     ] {
         let plan = plan(&policy, &compiled, [&cgroup]);
-        let governing = Governing::start(&support, plan, &options(wanted, 1 << 16)).unwrap();
+        let governing = Governing::start(&support, plan, &options(wanted, 1 << 16), Now::default()).unwrap();
         for _ in 0..3 {
             assert!(client.connect_tcp(server.address()).unwrap().ok);
         }
@@ -277,7 +284,13 @@ fn many_cgroups_are_governed_at_once() {
         .collect();
     let (policy, compiled) = policy(&[&format!("2001:db8::/32,errno={ERRNO}")]);
     let plan = plan(&policy, &compiled, &cgroups);
-    let governing = Governing::start(&support, plan, &options(EventsWanted::Acted, 1 << 16)).unwrap();
+    let governing = Governing::start(
+        &support,
+        plan,
+        &options(EventsWanted::Acted, 1 << 16),
+        Now::default(),
+    )
+    .unwrap();
     assert_eq!(governing.cgroups(), count);
     let sample: Vec<_> = cgroups.iter().step_by((count / 8).max(1)).collect();
     for cgroup in &sample {
@@ -320,7 +333,13 @@ fn a_policy_of_many_entries_decides_as_a_small_one() {
     let compiled = Arc::new(compile(&policy.rules, &[DEFAULT_GROUP.to_owned()], &Live::default()).unwrap());
     assert!(compiled.entries().len() >= count as usize);
     let plan = plan(&policy, &compiled, [&cgroup]);
-    let governing = Governing::start(&support, plan, &options(EventsWanted::All, 1 << 16)).unwrap();
+    let governing = Governing::start(
+        &support,
+        plan,
+        &options(EventsWanted::All, 1 << 16),
+        Now::default(),
+    )
+    .unwrap();
     let mut client = Client::start(&Place::new(&cgroup, &netns)).unwrap();
     assert_eq!(
         client.connect_tcp(server.address()).unwrap().outcome(),

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use enforcer_common::clause::Proto;
 
 use crate::{
+    daemon::expiries::STATE_DIRECTORY,
     kernel::BpfLogLevel,
     names::inside,
     policy::argument::{self, RuleArgument},
@@ -214,6 +215,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) wait: bool,
     #[command(flatten)]
+    pub(crate) living: LivingArgs,
+    #[command(flatten)]
     pub(crate) debug: DebugArgs,
 }
 
@@ -232,6 +235,8 @@ pub(crate) struct ExecArgs {
     /// Run the command as this user (enforcer itself needs root).
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
+    #[command(flatten)]
+    pub(crate) living: LivingArgs,
     #[command(flatten)]
     pub(crate) debug: DebugArgs,
     /// The command and its arguments.
@@ -319,6 +324,18 @@ pub(crate) struct OutputArgs {
     /// How events are written.
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     pub(crate) output: Output,
+}
+
+/// What rules with names and with an expiry need.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Names and times")]
+pub(crate) struct LivingArgs {
+    /// Nameservers to ask for the names of rules.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub(crate) resolv_conf: PathBuf,
+    /// Where it is kept when rules that expire after a duration were first loaded.
+    #[arg(long, value_name = "DIR", default_value = STATE_DIRECTORY)]
+    pub(crate) state_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

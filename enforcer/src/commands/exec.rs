@@ -19,17 +19,17 @@ use super::{
     cli::ExecArgs,
     console::{self, PREFIX, Talk},
     exit::{Exit, Failure},
-    prepare,
+    living, prepare,
     spawn::{self, Limits},
     stream, warn,
 };
 use crate::{
     daemon::{
-        Governing, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
+        Governing, Living, NamedTarget, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
         signals::{self, ENDING, FORWARDED, Signals},
     },
     kernel::Support,
-    policy::{Policy, compiled::CompiledPolicy},
+    policy::{Policy, compiled::CompiledPolicy, rule::GroupName},
     sinks::live::Colour,
     targets::{Cgroup, ExecCgroup, Hierarchy},
 };
@@ -69,6 +69,7 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
         arguments,
         talk,
         policy: &policy,
+        groups,
         compiled,
         support,
         hierarchy: &hierarchy,
@@ -88,6 +89,7 @@ struct Run<'run> {
     arguments: &'run ExecArgs,
     talk: Talk,
     policy: &'run Policy,
+    groups: Vec<GroupName>,
     compiled: Arc<CompiledPolicy>,
     support: Support,
     hierarchy: &'run Hierarchy,
@@ -125,9 +127,15 @@ impl Run<'_> {
         }
 
         let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
-        let plan = plan(policy, cgroup, hierarchy, compiled).map_err(failed)?;
+        let target = NamedTarget {
+            groups: self.groups.clone(),
+            cgroups: vec![hierarchy.absolute(cgroup.cgroup().path())],
+        };
+        let rules = policy.rules.clone().into();
+        let mut living = living::follow(&arguments.living, rules, vec![target], talk).await?;
+        let plan = plan(policy, self.groups, cgroup, hierarchy, compiled).map_err(failed)?;
         let mut governing =
-            Governing::start(&self.support, plan, &options).map_err(prepare::kernel_failure)?;
+            Governing::start(&self.support, plan, &options, living.now()).map_err(prepare::kernel_failure)?;
         let mut writer = match self.file {
             Some((name, file)) => stream::start(
                 &governing,
@@ -172,7 +180,7 @@ impl Run<'_> {
             let hint = error.hint();
             Failure::new(error.exit(), error).hint(hint)
         })?;
-        let status = attend(child, &mut governing, signals).await?;
+        let status = attend(child, &mut governing, &mut living, talk, signals).await?;
 
         // From here on the exit code is the command's, whatever else fails.
         if let Err(error) = governing.finish() {
@@ -189,6 +197,8 @@ impl Run<'_> {
 async fn attend(
     mut child: Child,
     governing: &mut Governing,
+    living: &mut Living,
+    talk: Talk,
     signals: &mut Signals,
 ) -> Result<ExitStatus, Failure> {
     let mut poll = tokio::time::interval(POLL_INTERVAL);
@@ -206,6 +216,13 @@ async fn attend(
                 // What the terminal sends reaches the command by itself: it is in the same process group.
                 if signal.from_process {
                     forward(&child, signal.number);
+                }
+            }
+            said = living.changed(), if !living.is_still() => {
+                living::say(said, talk);
+                if let Err(error) = governing.follow(living.now()) {
+                    // What was in force stays so.
+                    console::error(prepare::kernel_failure(error));
                 }
             }
             // The command goes on, governed, whatever becomes of reporting.
@@ -237,6 +254,7 @@ fn forward(child: &Child, signal: i32) {
 
 fn plan(
     policy: &Policy,
+    groups: Vec<GroupName>,
     cgroup: &ExecCgroup,
     hierarchy: &Hierarchy,
     compiled: Arc<CompiledPolicy>,
@@ -251,6 +269,7 @@ fn plan(
         name: "exec".to_owned(),
         cgroups,
         policy: compiled,
+        groups,
     };
     Ok(Plan {
         targets: vec![target],

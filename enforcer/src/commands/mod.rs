@@ -5,6 +5,7 @@ mod exit;
 
 mod console;
 
+mod living;
 mod neighbours;
 mod prepare;
 mod stream;

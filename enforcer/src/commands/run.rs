@@ -13,13 +13,13 @@ use super::{
     cli::RunArgs,
     console::{self, Talk},
     exit::{Exit, Failure},
-    neighbours,
+    living, neighbours,
     prepare::{self, counted},
     stream, warn,
 };
 use crate::{
     daemon::{
-        Governing, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
+        Governing, Living, NamedTarget, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
         signals::{HANGING_UP, STOPPING, Signals},
     },
     policy::{Policy, Selector, compiled::CompiledPolicy, rule::GroupName},
@@ -83,6 +83,17 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
     )
     .await;
 
+    let following = living::follow(
+        &arguments.living,
+        policy.rules.clone().into(),
+        named_targets(&hierarchy, &wanted, &resolved),
+        Talk::Plain,
+    );
+    let mut living = tokio::select! {
+        living = following => living?,
+        _ = signals.next() => return Ok(Exit::Done.into()),
+    };
+
     let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
     let planned = plan(&policy, &wanted, &policies, resolved);
     let rules = policy
@@ -90,7 +101,8 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
         .iter()
         .filter(|rule| wanted.iter().any(|target| rule.is_in(&target.groups)))
         .count();
-    let mut governing = Governing::start(&support, planned, &options).map_err(prepare::kernel_failure)?;
+    let mut governing =
+        Governing::start(&support, planned, &options, living.now()).map_err(prepare::kernel_failure)?;
     let mut writer = stream::to_stdout(&governing, arguments.output.output)
         .map_err(|error| Failure::new(Exit::Failed, error))?;
     let ready = |governing: &Governing| {
@@ -112,7 +124,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
             Stop::LastTargetGone
         } else {
             ready(&governing);
-            govern(&mut governing, &mut writer, &mut signals, &mut watch).await?
+            govern(&mut governing, &mut living, &mut writer, &mut signals, &mut watch).await?
         };
         match stop {
             Stop::LastTargetGone if arguments.wait => {}
@@ -125,6 +137,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
             _ = writer.ended() => break Stop::StreamEnded,
         };
         settle(&wanted, &resolved, &mut watch)?;
+        living::set_targets(&mut living, named_targets(&hierarchy, &wanted, &resolved))?;
         let plan = plan(&policy, &wanted, &policies, resolved);
         governing
             .attach(plan, &options)
@@ -157,6 +170,7 @@ fn settle(wanted: &[Wanted], resolved: &[ResolvedTarget], watch: &mut VanishWatc
 /// The run loop: everything that can wake it is an arm here.
 async fn govern(
     governing: &mut Governing,
+    living: &mut Living,
     writer: &mut Writer,
     signals: &mut Signals,
     watch: &mut VanishWatch,
@@ -175,6 +189,10 @@ async fn govern(
                     return Ok(Stop::LastTargetGone);
                 }
             }
+            said = living.changed(), if !living.is_still() => {
+                living::say(said, Talk::Plain);
+                governing.follow(living.now()).map_err(prepare::kernel_failure)?;
+            }
             _ = poll.tick() => {
                 while governing.pump().map_err(prepare::kernel_failure)? {
                     tokio::task::yield_now().await;
@@ -182,6 +200,18 @@ async fn govern(
             }
         }
     }
+}
+
+/// What names need to know of the targets.
+fn named_targets(hierarchy: &Hierarchy, wanted: &[Wanted], resolved: &[ResolvedTarget]) -> Vec<NamedTarget> {
+    let directory = |cgroup: &Cgroup| hierarchy.absolute(cgroup.path());
+    let targets = wanted.iter().zip(resolved);
+    targets
+        .map(|(wanted, target)| NamedTarget {
+            groups: wanted.groups.clone(),
+            cgroups: target.cgroups.iter().map(directory).collect(),
+        })
+        .collect()
 }
 
 fn note_gone(target: &str, cgroup: &Path) {
@@ -371,6 +401,7 @@ fn plan(
             name: target.name,
             cgroups,
             policy,
+            groups: wanted.groups.clone(),
         })
     });
     Plan {

@@ -2,6 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use enforcer_common::{
     decide::Mode,
 };
 
-use super::Plan;
+use super::{Now, Plan, PlannedTarget};
 use crate::{
     events::{
         clock::{self, Clock},
@@ -21,9 +22,14 @@ use crate::{
         hub::{DEFAULT_CAPACITY, Hub, Subscription},
     },
     kernel::{
-        Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Kernel, KernelError, LoadOptions, Support,
+        Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Installed, Kernel, KernelError,
+        LoadOptions, Support,
     },
-    policy::rule::Rule,
+    policy::{
+        compiled::CompiledPolicy,
+        overlay::overlay,
+        rule::{GroupName, Rule},
+    },
     targets::Cgroup,
 };
 
@@ -65,6 +71,19 @@ pub struct Governing {
     clock: Clock,
     hub: Hub,
     until_loss_check: u32,
+    /// Policies in force, each once.
+    in_force: Vec<InForce>,
+    now: Now,
+}
+
+/// A policy in a slot, and what it takes to bring it up to date.
+struct InForce {
+    installed: Installed,
+    /// As compiled before anything was known of times and names.
+    policy: Arc<CompiledPolicy>,
+    groups: Vec<GroupName>,
+    /// Whose names have answers of their own.
+    target: Option<usize>,
 }
 
 struct Attached {
@@ -100,7 +119,12 @@ impl Governing {
     /// # Errors
     ///
     /// When the kernel refuses any part; then nothing stays attached.
-    pub fn start(support: &Support, plan: Plan, options: &StartOptions) -> Result<Self, KernelError> {
+    pub fn start(
+        support: &Support,
+        plan: Plan,
+        options: &StartOptions,
+        now: Now,
+    ) -> Result<Self, KernelError> {
         let load = LoadOptions {
             ring_bytes: options.ring_bytes,
             targets: u32::try_from(plan.targets.len()).unwrap_or(u32::MAX),
@@ -125,6 +149,8 @@ impl Governing {
             clock: Clock::new(),
             hub: Hub::new(DEFAULT_CAPACITY),
             until_loss_check: PUMPS_PER_LOSS_CHECK,
+            in_force: Vec::new(),
+            now,
         };
         governing.attach(plan, options)?;
         Ok(governing)
@@ -140,10 +166,8 @@ impl Governing {
     pub fn attach(&mut self, plan: Plan, options: &StartOptions) -> Result<(), KernelError> {
         // Index 0 is what connects without a binding are counted under.
         for (index, target) in (1u32..).zip(plan.targets) {
-            let from_boot_ns = clock::boot_now_ns();
-            let installed = self.kernel.install(&target.policy, None)?;
-            self.catalog
-                .publish_rules(installed.generation, from_boot_ns, plan.rules.clone());
+            let scope = Now::is_scoped(&plan.rules, &target.groups).then_some(index);
+            let installed = self.install(&plan.rules, &target, scope)?;
             self.catalog.name_target(index, target.name.as_str());
             for planned in target.cgroups {
                 let outer = if planned.has_outer { FLAG_HAS_OUTER } else { 0 };
@@ -175,6 +199,68 @@ impl Governing {
                     Err(error) => return Err(error),
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Puts a target's policy into a slot, with what is known of times and names by now.
+    fn install(
+        &mut self,
+        rules: &Arc<[Rule]>,
+        target: &PlannedTarget,
+        scope: Option<u32>,
+    ) -> Result<Installed, KernelError> {
+        let from_boot_ns = clock::boot_now_ns();
+        let installed = self.kernel.install(&target.policy, scope)?;
+        self.catalog
+            .publish_rules(installed.generation, from_boot_ns, Arc::clone(rules));
+        let known = self
+            .in_force
+            .iter()
+            .any(|one| one.installed.slot == installed.slot);
+        if !known {
+            self.in_force.push(InForce {
+                installed,
+                policy: Arc::clone(&target.policy),
+                groups: target.groups.clone(),
+                target: scope.map(|index| index as usize - 1),
+            });
+            self.renew(self.in_force.len() - 1)?;
+        }
+        Ok(installed)
+    }
+
+    /// Puts into force what is true now of times and names. When this returns, no connect that starts later sees what
+    /// was.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses any part. What it refused for stays as it was.
+    pub fn follow(&mut self, now: Now) -> Result<(), KernelError> {
+        self.now = now;
+        (0..self.in_force.len()).try_for_each(|at| self.renew(at))
+    }
+
+    fn renew(&mut self, at: usize) -> Result<(), KernelError> {
+        let Some(one) = self.in_force.get_mut(at) else {
+            return Ok(());
+        };
+        let rules = self.now.rules();
+        let live = self.now.live(one.target);
+        let answers = self.now.answers(&one.groups, one.target);
+        let policy = Arc::new(one.policy.with_live(&live));
+        let overlay = overlay(rules, &one.groups, &live, &policy, &answers);
+        for address in &overlay.too_long {
+            log::warn!("too many rules cover {address}: those with a name are left out there");
+        }
+        let from_boot_ns = clock::boot_now_ns();
+        let replaced = self
+            .kernel
+            .replace(one.installed.slot, &policy, overlay.compiled)?;
+        if replaced != one.installed {
+            self.catalog
+                .publish_rules(replaced.generation, from_boot_ns, Arc::clone(rules));
+            one.installed = replaced;
         }
         Ok(())
     }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    policy::{compiled::CompiledPolicy, rule::Rule},
+    policy::{
+        compiled::CompiledPolicy,
+        rule::{GroupName, Rule},
+    },
     targets::Cgroup,
 };
 
@@ -27,6 +30,8 @@ pub struct PlannedTarget {
     pub cgroups: Vec<PlannedCgroup>,
     /// What governs them.
     pub policy: Arc<CompiledPolicy>,
+    /// The groups it was compiled for.
+    pub groups: Vec<GroupName>,
 }
 
 /// Everything that is to be governed.

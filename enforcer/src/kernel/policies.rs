@@ -58,6 +58,9 @@ struct Maps {
 
 /// What a slot holds.
 struct Slot {
+    /// What it was installed for.
+    identity: Arc<CompiledPolicy>,
+    /// What is in force: the same, with what was learned since.
     policy: Arc<CompiledPolicy>,
     /// Whose overlay lies over it, if it is not for everybody.
     scope: Option<u32>,
@@ -89,7 +92,7 @@ impl Policies {
     ) -> Result<Installed, KernelError> {
         let known = (1..)
             .zip(&self.slots)
-            .find(|(_, slot)| slot.scope == scope && slot.policy == *policy);
+            .find(|(_, slot)| slot.scope == scope && slot.identity == *policy);
         if let Some((slot, held)) = known {
             return Ok(Installed {
                 slot,
@@ -113,6 +116,7 @@ impl Policies {
         };
         self.maps.point(slot, head)?;
         self.slots.push(Slot {
+            identity: Arc::clone(policy),
             policy: Arc::clone(policy),
             scope,
             head,

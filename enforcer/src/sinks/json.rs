@@ -64,6 +64,7 @@ struct Line<'event> {
     unmovable: Option<Word>,
     hook: Word,
     datagrams: Option<u64>,
+    left_out: Option<String>,
 }
 
 /// The line of a loss.
@@ -103,6 +104,7 @@ impl<'event> Line<'event> {
             unmovable: event.unmovable.map(Word::unmovable),
             hook: Word::hook(event.hook),
             datagrams: event.datagrams,
+            left_out: event.left_out.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -241,7 +243,7 @@ mod tests {
             r#""proto":"tcp","socket_type":"stream","redirect_to":null,"#,
             r#""rule":"aws-apse1-has-no-route-here","prefix":"2406:da1a::/32","target":"web","pid":4242,"#,
             r#""tid":4243,"uid":1000,"comm":"psql","cgroup_id":4711,"cgroup":"/system.slice/web.service","#,
-            r#""task_cgroup_id":4712,"unmovable":null,"hook":"connect","datagrams":null}"#,
+            r#""task_cgroup_id":4712,"unmovable":null,"hook":"connect","datagrams":null,"left_out":null}"#,
             "\n",
         );
         assert_eq!(line(event_of(fixture::rejected())), expected);
@@ -283,6 +285,7 @@ mod tests {
                 "cgroup",
                 "unmovable",
                 "datagrams",
+                "left_out",
             ]
         );
     }

@@ -32,6 +32,12 @@ impl fmt::Display for Summary<'_> {
         if let Some(would) = Would::of(&self.total) {
             write!(f, "\naudit: {would}")?;
         }
+        if let Some(left_out) = LeftOut::of(&self.total) {
+            write!(f, "\nrollout: {left_out}")?;
+        }
+        if let Some(names) = Names::of(&self.total) {
+            write!(f, "\nnames: {names}")?;
+        }
         write!(f, "\nevents: {} delivered, {} lost", self.delivered, self.lost)?;
         match self.total.repeated {
             0 => {}
@@ -46,6 +52,12 @@ impl fmt::Display for Summary<'_> {
                 write!(f, "\n  {}: {}", Harmless(name), Connects(counters))?;
                 if let Some(would) = Would::of(counters) {
                     write!(f, "; audit: {would}")?;
+                }
+                if let Some(left_out) = LeftOut::of(counters) {
+                    write!(f, "; rollout: {left_out}")?;
+                }
+                if let Some(names) = Names::of(counters) {
+                    write!(f, "; names: {names}")?;
                 }
                 if let Some(faults) = Faults::of(counters) {
                     write!(f, "; faults: {faults}")?;
@@ -91,13 +103,63 @@ fn audited(counters: &Counters) -> u64 {
 impl fmt::Display for Would<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let would = |action: Action| self.0.would[action as usize];
+        match audited(self.0) {
+            // Single rules are in audit mode.
+            0 => {}
+            audited => write!(f, "of {audited} connects in audit mode, ")?,
+        }
         write!(
             f,
-            "of {} connects in audit mode, {} would have been rejected, {} redirected, {} allowed by a rule",
-            audited(self.0),
+            "{} would have been rejected, {} redirected, {} allowed by a rule",
             would(Action::Reject),
             would(Action::Redirect),
             would(Action::Allow),
+        )
+    }
+}
+
+/// Connects that rollouts did not include.
+struct LeftOut(u64);
+
+impl LeftOut {
+    fn of(counters: &Counters) -> Option<Self> {
+        (counters.left_out > 0).then_some(Self(counters.left_out))
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let noun = if self.0 == 1 { "connect" } else { "connects" };
+        write!(f, "{} {noun} left_out", self.0)
+    }
+}
+
+/// How well the addresses of names are known.
+struct Names {
+    hits: u64,
+    misses: u64,
+}
+
+impl Names {
+    /// `None` where no connect went to an address of a name, or near one.
+    fn of(counters: &Counters) -> Option<Self> {
+        let names = Self {
+            hits: counters.name_hits,
+            misses: counters.name_misses,
+        };
+        (names.hits + names.misses > 0).then_some(names)
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.hits + self.misses;
+        write!(
+            f,
+            "hit_ratio {:.3}: {} to known addresses, {} to others in the same /48",
+            self.hits as f64 / all as f64,
+            self.hits,
+            self.misses
         )
     }
 }

@@ -173,7 +173,7 @@ impl Hierarchy {
     }
 
     /// The file-system path of a cgroup named relative to the mount.
-    pub(super) fn absolute(&self, relative: &Path) -> PathBuf {
+    pub(crate) fn absolute(&self, relative: &Path) -> PathBuf {
         let below = relative.strip_prefix("/").unwrap_or(relative);
         if below.as_os_str().is_empty() {
             self.mount_point.clone()

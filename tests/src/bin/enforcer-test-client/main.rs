@@ -2,7 +2,8 @@
 //! standard output. It ends when its standard input does.
 //!
 //! It does what it is told, bounds everything in time, and judges nothing. `sockets` makes the connects, `ring` those
-//! through io_uring; `datagrams` sends and receives without any; `sharing` gives sockets to other processes.
+//! through io_uring; `datagrams` sends and receives without any; `sharing` gives sockets to other processes; `crowd` is
+//! many processes.
 
 use std::{
     collections::BTreeMap,
@@ -19,6 +20,9 @@ use dns_lookup::{AddrInfoHints, getaddrinfo};
 use enforcer_tests::protocol::{Answer, Connect, Request};
 use socket2::Socket;
 
+use self::crowd::Crowd;
+
+mod crowd;
 mod datagrams;
 mod ring;
 mod sharing;
@@ -61,6 +65,20 @@ impl Failure {
         }
     }
 
+    /// Puts it into an answer.
+    pub(crate) fn tell(self, answer: &mut Answer) {
+        answer.ok = false;
+        answer.step = Some(self.step.to_owned());
+        match self.cause {
+            Cause::TimedOut => answer.timed_out = true,
+            Cause::NotHeld => answer.error = Some("no such socket".to_owned()),
+            Cause::Kernel(error) => match error.raw_os_error() {
+                Some(errno) => answer.errno = Some(errno),
+                None => answer.error = Some(error.to_string()),
+            },
+        }
+    }
+
     pub(crate) const fn timed_out(step: &'static str) -> Self {
         Self {
             step,
@@ -74,6 +92,7 @@ impl Failure {
 struct Client {
     held: BTreeMap<u32, Socket>,
     next: u32,
+    crowd: Crowd,
 }
 
 impl Client {
@@ -89,18 +108,7 @@ impl Client {
         }
         match done {
             Ok(()) => {}
-            Err(Failure { step, cause }) => {
-                answer.ok = false;
-                answer.step = Some(step.to_owned());
-                match cause {
-                    Cause::TimedOut => answer.timed_out = true,
-                    Cause::NotHeld => answer.error = Some("no such socket".to_owned()),
-                    Cause::Kernel(error) => match error.raw_os_error() {
-                        Some(errno) => answer.errno = Some(errno),
-                        None => answer.error = Some(error.to_string()),
-                    },
-                }
-            }
+            Err(failure) => failure.tell(&mut answer),
         }
         answer
     }
@@ -193,6 +201,13 @@ impl Client {
                     self.answer(*request)
                 };
                 *answer = sharing::passed(socket, in_child).map_err(Failure::kernel("pass"))?;
+            }
+            Request::Gather { size } => {
+                self.crowd = Crowd::gather(size).map_err(Failure::kernel("fork"))?;
+            }
+            Request::Crowd { connects } => {
+                let outcomes = self.crowd.connect(&connects);
+                answer.crowd = Some(outcomes.map_err(Failure::kernel("tell the crowd"))?);
             }
             Request::Exchange { id, send, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms);
