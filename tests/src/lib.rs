@@ -8,7 +8,7 @@
 //! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
 //! told to, [`server`] what it connects to, [`enforcer`] the real binary, [`engine`] a container engine with
 //! containers. [`scene`] is a workload with something to connect to, where most verdicts are tested; [`lab`] is a network
-//! whose IPv6 is broken. [`foreign`] is a program that somebody else has attached, [`deprive`] takes from a program what
+//! whose IPv6 is broken, [`named`] a workload whose policy is about names. [`foreign`] is a program that somebody else has attached, [`deprive`] takes from a program what
 //! it needs, [`privileges`] starts it with fewer capabilities. [`verdicts`] is the verdict table, [`kernel`] what to
 //! expect of the running kernel, [`records`] what was measured on each. [`need`] is the only way to skip a test,
 //! [`wait`] the only way to wait.
@@ -35,6 +35,7 @@ pub mod engine;
 pub mod scene;
 
 pub mod lab;
+pub mod named;
 
 pub mod foreign;
 pub mod kernel;

@@ -32,6 +32,8 @@ pub enum Need {
     Java,
     /// `node` on the path.
     Node,
+    /// A PostgreSQL server, of the distribution's packages.
+    Postgres,
     /// `python3` on the path.
     Python3,
     /// `nft` on the path.
@@ -66,6 +68,7 @@ impl fmt::Display for Need {
             Self::Podman => "no package has brought Podman and Docker's command line",
             Self::Java => "java and javac are not installed",
             Self::Node => "node is not installed",
+            Self::Postgres => "no package has brought a PostgreSQL server",
             Self::Python3 => "python3 is not installed",
             Self::Nft => "nft is not installed",
             Self::Veth => "the kernel has no veth",
@@ -93,6 +96,7 @@ impl Need {
             Self::Nft => &[&["nft", "--version"]],
             Self::Docker => return Some(Kind::Docker.is_there()),
             Self::Podman => return Some(Kind::Podman.is_there()),
+            Self::Postgres => return Some(postgres_programs().is_some()),
             Self::Glibc => return Some(cfg!(target_env = "gnu")),
             Self::Veth
             | Self::Mptcp
@@ -111,6 +115,17 @@ impl Need {
                 .is_ok_and(|output| output.status.success())
         }))
     }
+}
+
+/// Where Debian's packages put the programs of a PostgreSQL server, outside of the path because versions live side by
+/// side: the directory of one of them.
+#[must_use]
+pub fn postgres_programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+    versions
+        .map(|version| version.path().join("bin"))
+        .filter(|programs| programs.join("postgres").is_file() && programs.join("initdb").is_file())
+        .max()
 }
 
 /// A row of `not-applicable.toml`.

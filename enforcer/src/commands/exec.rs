@@ -29,7 +29,11 @@ use crate::{
         signals::{self, ENDING, FORWARDED, Signals},
     },
     kernel::Support,
-    policy::{Policy, compiled::CompiledPolicy, rule::GroupName},
+    policy::{
+        Policy,
+        compiled::CompiledPolicy,
+        rule::{GroupName, Resolve},
+    },
     sinks::live::Colour,
     targets::{Cgroup, ExecCgroup, Hierarchy},
 };
@@ -41,7 +45,12 @@ pub(crate) async fn exec(arguments: &ExecArgs) -> Result<ExitCode, Failure> {
     } else {
         Talk::Prefixed
     };
-    let policy = prepare::policy(&arguments.rules, talk)?;
+    let mut policy = prepare::policy(&arguments.rules, talk)?;
+    for rule in &mut policy.rules {
+        // The command begins in the namespaces that this process is in: its nameservers are those of the host, and they
+        // can be asked before there is a command.
+        rule.resolve = Resolve::Host;
+    }
     let groups = prepare::groups(&arguments.rules, &policy)?;
     prepare::note_unused(&arguments.rules, &policy, &groups, talk);
     let compiled = prepare::compiled(&policy, &groups, arguments.rules.policy.as_deref())?;

@@ -191,7 +191,10 @@ async fn govern(
             }
             said = living.changed(), if !living.is_still() => {
                 living::say(said, Talk::Plain);
-                governing.follow(living.now()).map_err(prepare::kernel_failure)?;
+                if let Err(error) = governing.follow(living.now()) {
+                    // What was in force stays so, which is better than nothing being governed any more.
+                    console::error(prepare::kernel_failure(error));
+                }
             }
             _ = poll.tick() => {
                 while governing.pump().map_err(prepare::kernel_failure)? {

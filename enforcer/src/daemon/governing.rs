@@ -1,6 +1,7 @@
 //! [`Governing`]: programs loaded and attached, events flowing into a hub.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -73,7 +74,18 @@ pub struct Governing {
     until_loss_check: u32,
     /// Policies in force, each once.
     in_force: Vec<InForce>,
+    /// Who share the answers to their names.
+    sharing: Vec<Sharing>,
     now: Now,
+}
+
+/// Targets whose rules have names are of one policy only if those are the same names, asked for in the same place:
+/// addresses of names are no part of what was compiled before they were known.
+#[derive(PartialEq, Eq)]
+struct Sharing {
+    groups: BTreeSet<GroupName>,
+    /// Whose names have answers of their own.
+    target: Option<usize>,
 }
 
 /// A policy in a slot, and what it takes to bring it up to date.
@@ -150,6 +162,7 @@ impl Governing {
             hub: Hub::new(DEFAULT_CAPACITY),
             until_loss_check: PUMPS_PER_LOSS_CHECK,
             in_force: Vec::new(),
+            sharing: Vec::new(),
             now,
         };
         governing.attach(plan, options)?;
@@ -166,8 +179,7 @@ impl Governing {
     pub fn attach(&mut self, plan: Plan, options: &StartOptions) -> Result<(), KernelError> {
         // Index 0 is what connects without a binding are counted under.
         for (index, target) in (1u32..).zip(plan.targets) {
-            let scope = Now::is_scoped(&plan.rules, &target.groups).then_some(index);
-            let installed = self.install(&plan.rules, &target, scope)?;
+            let installed = self.install(&plan.rules, &target, index as usize - 1)?;
             self.catalog.name_target(index, target.name.as_str());
             for planned in target.cgroups {
                 let outer = if planned.has_outer { FLAG_HAS_OUTER } else { 0 };
@@ -203,14 +215,22 @@ impl Governing {
         Ok(())
     }
 
-    /// Puts a target's policy into a slot, with what is known of times and names by now.
+    /// Puts the policy of a target, by its place in the plan, into a slot, with what is known of times and names by
+    /// now.
     fn install(
         &mut self,
         rules: &Arc<[Rule]>,
         target: &PlannedTarget,
-        scope: Option<u32>,
+        number: usize,
     ) -> Result<Installed, KernelError> {
         let from_boot_ns = clock::boot_now_ns();
+        let own_answers = Now::is_scoped(rules, &target.groups).then_some(number);
+        let scope = Now::has_names(rules, &target.groups).then(|| {
+            self.scope(Sharing {
+                groups: target.groups.iter().cloned().collect(),
+                target: own_answers,
+            })
+        });
         let installed = self.kernel.install(&target.policy, scope)?;
         self.catalog
             .publish_rules(installed.generation, from_boot_ns, Arc::clone(rules));
@@ -223,11 +243,22 @@ impl Governing {
                 installed,
                 policy: Arc::clone(&target.policy),
                 groups: target.groups.clone(),
-                target: scope.map(|index| index as usize - 1),
+                target: own_answers,
             });
             self.renew(self.in_force.len() - 1)?;
         }
         Ok(installed)
+    }
+
+    /// The number of those who share answers.
+    fn scope(&mut self, sharing: Sharing) -> u32 {
+        let known = self.sharing.iter().position(|one| *one == sharing);
+        let at = known.unwrap_or_else(|| {
+            self.sharing.push(sharing);
+            self.sharing.len() - 1
+        });
+        // There are no more of them than targets.
+        at as u32
     }
 
     /// Puts into force what is true now of times and names. When this returns, no connect that starts later sees what

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use enforcer_common::decide::Mode;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
@@ -47,6 +48,8 @@ pub struct NamedTarget {
 #[derive(Clone, Debug, Default)]
 pub struct Now {
     rules: Arc<[Rule]>,
+    /// When that was, on CLOCK_BOOTTIME.
+    at_boot_ns: u64,
     deadlines_boot_ns: HashMap<u32, u64>,
     names: BTreeMap<Request, names::Answers>,
 }
@@ -200,6 +203,7 @@ impl Living {
     pub fn now(&self) -> Now {
         Now {
             rules: Arc::clone(&self.rules),
+            at_boot_ns: boot_now_ns(),
             deadlines_boot_ns: self.expiries.deadlines_boot_ns(),
             names: self
                 .follower
@@ -264,13 +268,12 @@ impl Living {
 /// What is asked for because of a rule, for a target.
 fn request(rule: &Rule, target: Option<usize>) -> Option<Request> {
     let (name, families) = match (&rule.host, &rule.action) {
-        (Some(host), RuleAction::Redirect(_)) => (host.name.to_string(), Families::Both),
-        (Some(host), _) => (host.name.to_string(), Families::Both),
-        (None, RuleAction::Redirect(RedirectTo::Host { name, .. })) => (name.to_string(), Families::Ipv4),
+        (Some(host), _) => (host.name.clone(), Families::Both),
+        (None, RuleAction::Redirect(RedirectTo::Host { name, .. })) => (name.clone(), Families::Ipv4),
         (None, _) => return None,
     };
     Some(Request {
-        name: name.parse().ok()?,
+        name,
         families,
         resolver: match (rule.resolve, target) {
             (Resolve::Target, Some(target)) => Resolver::Target(target),
@@ -281,12 +284,19 @@ fn request(rule: &Rule, target: Option<usize>) -> Option<Request> {
 }
 
 impl Now {
+    /// Whether rules of those groups have names.
+    #[must_use]
+    pub fn has_names(rules: &[Rule], groups: &[GroupName]) -> bool {
+        rules
+            .iter()
+            .any(|rule| rule.enabled && rule.is_in(groups) && request(rule, None).is_some())
+    }
+
     /// Whether the rules of those groups have answers of their own for each target.
     #[must_use]
     pub fn is_scoped(rules: &[Rule], groups: &[GroupName]) -> bool {
         rules.iter().any(|rule| {
-            let named =
-                rule.host.is_some() || matches!(rule.action, RuleAction::Redirect(RedirectTo::Host { .. }));
+            let named = request(rule, None).is_some();
             rule.enabled && named && rule.resolve == Resolve::Target && rule.is_in(groups)
         })
     }
@@ -318,9 +328,16 @@ impl Now {
     #[must_use]
     pub fn answers(&self, groups: &[GroupName], target: Option<usize>) -> Answers {
         let named = self.named(groups, target);
-        let twins: BTreeMap<_, _> = self.twins(groups, target).twins.into_iter().collect();
+        let of_all: HashMap<_, _> = self.twins(groups, target, false).twins.into_iter().collect();
+        let of_enforced: HashMap<_, _> = self.twins(groups, target, true).twins.into_iter().collect();
         let mut found = Answers::new();
         for (index, rule, answers) in named {
+            // What a rule that is only tried says must not change what another does.
+            let twins = if self.is_enforced(index, rule) {
+                &of_enforced
+            } else {
+                &of_all
+            };
             let of_rule: &mut BTreeMap<_, _> = found.entry(index).or_default();
             for seen in &answers.aaaa {
                 let becomes = if !matches!(rule.action, RuleAction::Redirect(_)) {
@@ -339,6 +356,12 @@ impl Now {
         found
     }
 
+    /// Whether a rule acts, as far as that is the same for every connect.
+    fn is_enforced(&self, index: u32, rule: &Rule) -> bool {
+        let deadline = self.deadlines_boot_ns.get(&index);
+        rule.mode == Mode::Enforce && deadline.is_none_or(|deadline| *deadline > self.at_boot_ns)
+    }
+
     fn answers_of(&self, rule: &Rule, target: Option<usize>) -> Option<&names::Answers> {
         self.names.get(&request(rule, target)?)
     }
@@ -352,11 +375,13 @@ impl Now {
             .collect()
     }
 
-    fn twins(&self, groups: &[GroupName], target: Option<usize>) -> twins::Twins {
+    /// The twins of the addresses of all redirected names, or of those that are redirected in earnest.
+    fn twins(&self, groups: &[GroupName], target: Option<usize>, enforced_only: bool) -> twins::Twins {
         let named = self.named(groups, target);
         let names: Vec<(String, twins::WithoutTwin, &names::Answers)> = named
             .into_iter()
             .filter(|(_, rule, _)| matches!(rule.action, RuleAction::Redirect(_)))
+            .filter(|(index, rule, _)| !enforced_only || self.is_enforced(*index, rule))
             .filter_map(|(_, rule, answers)| {
                 let host = rule.host.as_ref()?;
                 let without_twin = match host.without_twin {
@@ -375,7 +400,7 @@ impl Now {
 
     /// What people should know of the names of those groups' rules.
     fn notes(&self, groups: &[GroupName], target: Option<usize>) -> BTreeSet<String> {
-        let twins = self.twins(groups, target).notes;
+        let twins = self.twins(groups, target, false).notes;
         let mut notes: BTreeSet<String> = twins.iter().map(ToString::to_string).collect();
         for (_, rule, answers) in self.named(groups, target) {
             if let (Some(host), RuleAction::Reject) = (&rule.host, &rule.action)

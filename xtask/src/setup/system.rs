@@ -58,6 +58,13 @@ const NEEDS: &[Need] = &[
         needed_for: Purpose::Test,
     },
     Need {
+        what: "postgres",
+        why: "a server whose clients are given URLs",
+        found: has_postgres,
+        packages: &["postgresql"],
+        needed_for: Purpose::Test,
+    },
+    Need {
         what: "java, javac 17 or later",
         why: "a client that writes IPv4 addresses as IPv6",
         found: has_java,
@@ -195,6 +202,13 @@ fn packaged(name: &str) -> bool {
     ["/usr/sbin", "/usr/bin"]
         .iter()
         .any(|folder| Path::new(folder).join(name).is_file())
+}
+
+/// Whether a package has brought a PostgreSQL server: Debian keeps versions side by side, outside of PATH.
+fn has_postgres() -> bool {
+    fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut versions| {
+        versions.any(|version| version.is_ok_and(|version| version.path().join("bin/postgres").is_file()))
+    })
 }
 
 fn has_java() -> bool {
