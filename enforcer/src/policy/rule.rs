@@ -375,3 +375,13 @@ pub enum RuleGroups {
     /// These: at least one, sorted, without duplicates.
     Named(Vec<GroupName>),
 }
+
+/// The lists of canaries that name a target, as bits: bit n is list n + 1 of [`Rollout::canary_list`].
+#[must_use]
+pub fn canary_lists(rules: &[Rule], target: &str) -> u64 {
+    let lists = rules.iter().filter_map(|rule| rule.rollout.as_ref());
+    let naming = lists.filter(|rollout| rollout.canary.iter().any(|name| name == target));
+    naming
+        .filter_map(|rollout| rollout.canary_list.checked_sub(1))
+        .fold(0, |bits, list| bits | 1_u64 << (list & 63))
+}
