@@ -154,7 +154,12 @@ impl Case {
     /// Whether only kinds, ports and users tell them apart.
     fn is_alike(&self, other: &Self) -> bool {
         (&self.memberships, &self.outcome, &self.immovable, &self.losers)
-            == (&other.memberships, &other.outcome, &other.immovable, &other.losers)
+            == (
+                &other.memberships,
+                &other.outcome,
+                &other.immovable,
+                &other.losers,
+            )
     }
 
     /// Whether it is about every port.

@@ -148,10 +148,7 @@ impl<'policy> Covering<'policy> {
     /// Why the rules that did not decide did not.
     pub(super) fn losers(&self, outcome: &Outcome, instance: &Instance, left_out: &[u32]) -> Vec<Loser> {
         let decider = outcome.decider();
-        let at = self
-            .covering
-            .iter()
-            .position(|one| Some(one.index) == decider);
+        let at = self.covering.iter().position(|one| Some(one.index) == decider);
         self.covering
             .iter()
             .enumerate()

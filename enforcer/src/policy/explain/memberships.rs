@@ -12,7 +12,9 @@ use std::collections::HashMap;
 
 use enforcer_common::{
     address::AddrWords,
-    clause::{CLAUSE_UNRESOLVED, Clause, MAX_WALK, NO_CLAUSE, NO_RULE, RolloutBy as ClauseRolloutBy, head_of},
+    clause::{
+        CLAUSE_UNRESOLVED, Clause, MAX_WALK, NO_CLAUSE, NO_RULE, RolloutBy as ClauseRolloutBy, head_of,
+    },
     decide::{Connect, Decision, Known, PolicyTable, TableFault, decide},
 };
 
@@ -147,7 +149,9 @@ pub(super) fn ways<'policy>(
                 continue;
             };
             let mut included = way.clone();
-            included.table.assume(&connect.daddr_be, rule, Assumption::Included);
+            included
+                .table
+                .assume(&connect.daddr_be, rule, Assumption::Included);
             way.table.assume(&connect.daddr_be, rule, Assumption::Absent);
             let decision = included.decide(&known, connect)?;
             if decision.rule != rule && decision.would_rule != rule {
@@ -171,7 +175,11 @@ pub(super) fn ways<'policy>(
 
 /// Whether nobody knows if the share of a rule's rollout includes the connects asked about.
 fn is_share_open(rule: &Rule, question: &Question) -> bool {
-    let Some(rollout) = rule.rollout.as_ref().filter(|rollout| (1..100).contains(&rollout.percent)) else {
+    let Some(rollout) = rule
+        .rollout
+        .as_ref()
+        .filter(|rollout| (1..100).contains(&rollout.percent))
+    else {
         return false;
     };
     let is_canary = question
@@ -192,6 +200,9 @@ fn open_as_canary(rule: &Rule, question: &Question) -> Option<bool> {
     if is_share_open(rule, question) {
         return Some(false);
     }
-    let has_canaries = rule.rollout.as_ref().is_some_and(|rollout| rollout.canary_list != 0);
+    let has_canaries = rule
+        .rollout
+        .as_ref()
+        .is_some_and(|rollout| rollout.canary_list != 0);
     (has_canaries && question.target.is_none()).then_some(true)
 }

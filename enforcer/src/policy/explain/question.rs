@@ -149,7 +149,6 @@ impl Instance {
     pub(super) const fn boot_ns(&self) -> u64 {
         self.known.boot_ns
     }
-
 }
 
 /// A compiled policy, and what it was compiled from.

@@ -330,7 +330,11 @@ pub(super) fn live(rules: &[Rule], seed: &[u64]) -> Live {
 }
 
 /// Takes rules out until those that are left can stand together, and checks that the compiler agrees at each step.
-pub(super) fn without_mistakes(rules: &mut Vec<Rule>, groups: &[GroupName], live: &Live) -> Result<(), TestCaseError> {
+pub(super) fn without_mistakes(
+    rules: &mut Vec<Rule>,
+    groups: &[GroupName],
+    live: &Live,
+) -> Result<(), TestCaseError> {
     let mistaken = |rules: &[Rule], i: usize| {
         rules[..i].iter().any(|a| reference::tie(a, &rules[i], groups))
             || reference::leads_nowhere(rules, i, groups)
