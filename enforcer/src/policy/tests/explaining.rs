@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use enforcer_common::{
     address::octets_from_words,
-    clause::{Action, NO_RULE, Proto},
+    clause::{NO_RULE, Proto},
     decide::{Connect, Known, Mode, Unmovable, decide},
 };
 use ipnet::Ipv6Net;
@@ -150,7 +150,7 @@ impl<'a> Covering<'a> {
     }
 }
 
-/// What decides whether a reason holds.
+/// The reasons that have nothing to do with the rule that decides, in the order in which they are told.
 const ABSENT: [Reason; 10] = [
     Reason::Disabled,
     Reason::Exempt,
