@@ -119,9 +119,12 @@ pub(crate) struct ExplainArgs {
     /// The process that connects: for rollouts by process, and for its user where --uid does not say.
     #[arg(long, value_name = "PID", value_parser = process_identifier)]
     pub(crate) pid: Option<u32>,
-    /// Ask no nameserver for the names that rules have.
+    /// Do not look up the names that rules have.
     #[arg(long)]
     pub(crate) no_lookup: bool,
+    /// Nameservers to ask for the names of rules.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub(crate) resolv_conf: PathBuf,
     /// How the answer is written: human, or json (docs/explain.md).
     #[arg(
         long,

@@ -4,7 +4,8 @@
 //! are is found in [`names`], and how an answer is written is in [`human`] and [`json`].
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    collections::BTreeSet,
+    net::IpAddr,
     process::ExitCode,
     time::SystemTime,
 };
@@ -24,13 +25,13 @@ use super::{
     prepare,
 };
 use crate::{
+    daemon::Now,
     events::clock::boot_now_ns,
-    names::{Options, twins},
+    names::Options,
     policy::{
         Policy,
         compile::compile,
         explain::{Case, Grounds, Question, Target, explain as explain_connects},
-        live::Live,
         overlay::overlay,
         rule::{Expires, GroupName, Rule, canary_lists},
     },
@@ -64,7 +65,7 @@ struct Who {
 
 /// When it is asked.
 #[derive(Clone, Copy, Debug)]
-struct Now {
+struct Moment {
     wall: SystemTime,
     /// CLOCK_BOOTTIME.
     boot_ns: u64,
@@ -77,7 +78,7 @@ struct Subject {
     targets: Vec<String>,
     cases: Vec<Case>,
     /// What there is to say about names that have the address.
-    notes: Vec<twins::Note>,
+    notes: BTreeSet<String>,
 }
 
 pub(crate) async fn explain(arguments: &ExplainArgs) -> Result<ExitCode, Failure> {
@@ -101,12 +102,16 @@ pub(crate) async fn explain(arguments: &ExplainArgs) -> Result<ExitCode, Failure
         let is_used = subjects.iter().any(|subject| rule.is_in(&subject.groups));
         rule.enabled && is_used && arguments.destination.address.is_ipv6()
     });
-    let names = names::look_up(rules, !arguments.no_lookup, Options::default()).await;
-    let now = Now {
+    let options = Options {
+        resolv_conf: arguments.resolv_conf.clone(),
+        ..Options::default()
+    };
+    let names = names::look_up(rules, !arguments.no_lookup, options).await;
+    let moment = Moment {
         wall: SystemTime::now(),
         boot_ns: boot_now_ns(),
     };
-    let answer = answer(arguments, &policy, subjects, who, &names, now)?;
+    let answer = answer(arguments, &policy, subjects, who, &names, moment)?;
     let text = written(&answer, arguments.output)?;
     console::answer(&text).map_err(|error| {
         let error = anyhow!(error).context("cannot write to stdout");
@@ -151,7 +156,7 @@ fn answer<'policy>(
     subjects: Vec<Subject>,
     who: Who,
     names: &'policy Names,
-    now: Now,
+    moment: Moment,
 ) -> Result<Answer<'policy>, Failure> {
     let mut answer = Answer {
         address: arguments.destination.address,
@@ -167,11 +172,15 @@ fn answer<'policy>(
         let question = Question {
             uid: who.uid,
             process: who.process,
-            boot_ns: now.boot_ns,
+            boot_ns: moment.boot_ns,
             ..Question::new(address, answer.port, answer.proto, policy.mode)
         };
+        let deadlines = (0..)
+            .zip(&policy.rules)
+            .filter_map(|(index, rule)| Some((index, deadline_boot_ns(rule, moment)?)));
+        let now = names.now(&policy.rules, deadlines.collect());
         for subject in subjects {
-            let parts = answered(arguments, policy, subject, &question, names, now)?;
+            let parts = answered(arguments, policy, subject, &question, &now)?;
             answer.subjects.extend(parts);
         }
     }
@@ -191,26 +200,19 @@ fn answered(
     policy: &Policy,
     subject: Subject,
     question: &Question,
-    names: &Names,
-    now: Now,
+    now: &Now,
 ) -> Result<Vec<Subject>, Failure> {
     let groups = subject.groups;
-    let known = names.known(&policy.rules, &groups);
-    let live = Live {
-        deadlines_boot_ns: (0..)
-            .zip(&policy.rules)
-            .filter_map(|(index, rule)| Some((index, deadline_boot_ns(rule, now)?)))
-            .collect(),
-        destinations: known.destinations,
-    };
+    let live = now.live(names::TARGET);
+    let answers = now.answers(&groups, names::TARGET);
     let base = compile(&policy.rules, &groups, &live)
         .map_err(|diagnostics| prepare::not_compiled(&diagnostics, arguments.rules.policy.as_deref()))?;
-    let overlay = overlay(&policy.rules, &groups, &live, &base, &known.answers);
+    let overlay = overlay(&policy.rules, &groups, &live, &base, &answers);
     let grounds = Grounds {
         rules: &policy.rules,
         groups: &groups,
         live: &live,
-        answers: &known.answers,
+        answers: &answers,
         base: &base,
         overlay: &overlay,
     };
@@ -224,11 +226,7 @@ fn answered(
             Failure::new(Exit::Failed, error).hint(Some("this is a mistake in enforcer; please report it"))
         })
     };
-    let notes: Vec<_> = known
-        .notes
-        .into_iter()
-        .filter(|note| is_about(note, question.address, names))
-        .collect();
+    let notes = now.notes(&groups, names::TARGET, Some(question.address));
     let mut parts: Vec<Subject> = Vec::new();
     let mut add = |targets: Vec<String>, cases: Vec<Case>| match parts.iter_mut().find(|it| it.cases == cases)
     {
@@ -251,28 +249,17 @@ fn answered(
 }
 
 /// When a rule ends by the clock of this machine, on CLOCK_BOOTTIME. From when a duration is counted is not known.
-fn deadline_boot_ns(rule: &Rule, now: Now) -> Option<u64> {
+fn deadline_boot_ns(rule: &Rule, moment: Moment) -> Option<u64> {
     let Some(Expires::At(end)) = rule.expires else {
         return None;
     };
-    Some(match end.duration_since(now.wall) {
-        Ok(left) => now
+    Some(match end.duration_since(moment.wall) {
+        Ok(left) => moment
             .boot_ns
             .saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
             .max(1),
         Err(_) => 1,
     })
-}
-
-/// Whether a note says something of connects to that address.
-fn is_about(note: &twins::Note, asked: Ipv6Addr, names: &Names) -> bool {
-    match note {
-        twins::Note::Conflict { address, .. } => *address == asked,
-        twins::Note::Ipv6Only { name, .. } => names
-            .names
-            .get(name)
-            .is_some_and(|name| name.addresses.aaaa.iter().any(|seen| seen.address == asked)),
-    }
 }
 
 /// Who is to be answered: the target asked for, the groups of `--use`, each list of groups that targets use, or else
@@ -282,7 +269,7 @@ fn subjects(arguments: &ExplainArgs, policy: &Policy) -> Result<Vec<Subject>, Fa
         groups,
         targets,
         cases: Vec::new(),
-        notes: Vec::new(),
+        notes: BTreeSet::new(),
     };
     if let Some(name) = &arguments.target {
         let found = policy.targets.iter().find(|target| target.name == *name);

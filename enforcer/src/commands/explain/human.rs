@@ -5,10 +5,11 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use super::{
     Answer, Subject,
-    names::{Name, of_rule},
+    names::{Name, to_host},
     words::{about, lost, membership, ranges, seen, verdict},
 };
 use crate::{
+    names::HostName,
     policy::{
         explain::{Case, Kind, exempt},
         rule::{DEFAULT_GROUP, GroupName},
@@ -56,7 +57,7 @@ pub(super) fn write(answer: &Answer<'_>) -> String {
             let _ = writeln!(out, "{}", Shown(&who(&alike)));
         }
         for note in &subject.notes {
-            let _ = writeln!(out, "  {}", Shown(&note.to_string()));
+            let _ = writeln!(out, "  {}", Shown(note));
         }
         for case in &subject.cases {
             write_case(answer, case, &mut out);
@@ -76,12 +77,10 @@ fn write_names(answer: &Answer<'_>, out: &mut String) {
     let IpAddr::V6(address) = answer.address else {
         return;
     };
-    let has_it = |name: &Name| name.addresses.aaaa.iter().any(|seen| seen.address == address);
-    let leads_from_it = |text: &str| {
+    let has_it = |name: &Name| name.aaaa.contains(&address);
+    let leads_from_it = |text: &HostName| {
         answer.rules.iter().any(|rule| {
-            rule.host.is_none()
-                && rule.covering_prefix(address).is_some()
-                && of_rule(rule).any(|it| it == text)
+            rule.host.is_none() && rule.covering_prefix(address).is_some() && to_host(rule) == Some(text)
         })
     };
     let mut untold = 0;
@@ -96,13 +95,8 @@ fn write_names(answer: &Answer<'_>, out: &mut String) {
             untold += 1;
             continue;
         }
-        let addresses: Vec<String> = name
-            .addresses
-            .aaaa
-            .iter()
-            .map(|seen| seen.address.to_string())
-            .chain(name.addresses.a.iter().map(|seen| seen.address.to_string()))
-            .collect();
+        let aaaa = name.aaaa.iter().map(ToString::to_string);
+        let addresses: Vec<String> = aaaa.chain(name.a.iter().map(ToString::to_string)).collect();
         if !addresses.is_empty() {
             let _ = writeln!(out, "{}", Shown(&format!("{text} is {}", addresses.join(", "))));
         }

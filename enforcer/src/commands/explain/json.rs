@@ -1,6 +1,7 @@
 //! An answer as one JSON object on one line; its fields are documented in `docs/explain.md`.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -15,10 +16,11 @@ use serde::Serialize;
 use super::{
     Answer, Subject,
     names::{Name, to_host},
-    words::{action, destination, range, timestamp},
+    words::{action, destination, range},
 };
 use crate::{
     events::decode::Checked,
+    names::HostName,
     policy::{
         explain::{Case, Kind, Loser, Membership, Outcome, Reason, exempt},
         rule::{Expires, Origin, RolloutBy, Rule, RuleAction},
@@ -44,8 +46,8 @@ struct Object<'answer> {
 struct NameObject<'answer> {
     name: &'answer str,
     looked_up: bool,
-    aaaa: Vec<Ipv6Addr>,
-    a: Vec<Ipv4Addr>,
+    aaaa: &'answer BTreeSet<Ipv6Addr>,
+    a: &'answer BTreeSet<Ipv4Addr>,
     notes: &'answer [String],
 }
 
@@ -59,7 +61,7 @@ struct Exempt {
 struct PolicyObject<'answer> {
     groups: &'answer [String],
     targets: &'answer [String],
-    notes: Vec<String>,
+    notes: &'answer BTreeSet<String>,
     cases: Vec<CaseObject<'answer>>,
 }
 
@@ -166,12 +168,12 @@ pub(super) fn write(answer: &Answer<'_>) -> io::Result<String> {
     to_line(&object)
 }
 
-fn name<'answer>((text, name): (&'answer String, &'answer Name)) -> NameObject<'answer> {
+fn name<'answer>((text, name): (&'answer HostName, &'answer Name)) -> NameObject<'answer> {
     NameObject {
-        name: text,
+        name: text.as_str(),
         looked_up: name.looked_up,
-        aaaa: name.addresses.aaaa.iter().map(|seen| seen.address).collect(),
-        a: name.addresses.a.iter().map(|seen| seen.address).collect(),
+        aaaa: &name.aaaa,
+        a: &name.a,
         notes: &name.notes,
     }
 }
@@ -180,7 +182,7 @@ fn policy<'answer>(answer: &'answer Answer<'_>, subject: &'answer Subject) -> Po
     PolicyObject {
         groups: &subject.groups,
         targets: &subject.targets,
-        notes: subject.notes.iter().map(ToString::to_string).collect(),
+        notes: &subject.notes,
         cases: subject.cases.iter().map(|it| case(answer, it)).collect(),
     }
 }
@@ -234,11 +236,11 @@ fn rollout(rule: &Rule) -> Option<RolloutObject<'_>> {
 fn traits(rule: &Rule) -> Traits<'_> {
     Traits {
         host: rule.host.as_ref().map(|host| host.name.as_str()),
-        to_host: to_host(rule),
+        to_host: to_host(rule).map(HostName::as_str),
         rule_reason: rule.reason.as_deref(),
         rollout: rollout(rule),
         expires: match rule.expires {
-            Some(Expires::At(end)) => Some(timestamp(end)),
+            Some(end @ Expires::At(_)) => Some(end.to_string()),
             _ => None,
         },
         expires_after_secs: match rule.expires {

@@ -1,114 +1,38 @@
-//! The names that rules have: looked up once, now, by this host's nameservers, and turned into what the policy is
-//! compiled with. Nothing is remembered, and `run` may have been given other answers.
+//! The names that rules have: looked up once, now, by this host's nameservers. What follows from the answers is for
+//! [`Now`] to say, as it is for `run`. Nothing is remembered, and `run` may have been given other answers.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    names::{
-        Answers as Addresses, Families, Follower, HostName, Note, Options, Request, Resolver,
-        twins::{self, Claim, Twin, twins},
-    },
-    policy::{
-        overlay::{Answers, Becomes},
-        rule::{GroupName, HostClause, RedirectTo, Resolve, Rule, RuleAction, WithoutTwin},
-    },
+    daemon::{Now, request},
+    names::{Answers, Follower, HostName, Note, Options, Request},
+    policy::rule::{RedirectTo, Resolve, Rule, RuleAction},
 };
 
 /// How long nameservers are waited for.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// A name that a rule has, and what is known of it.
+/// The target that is asked about, for [`Now`]: one whose own nameservers nobody asked.
+pub(super) const TARGET: Option<usize> = Some(0);
+
+/// A name that rules have, and what is known of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Name {
-    /// Its addresses; none while nobody was asked.
-    pub(super) addresses: Addresses,
+    /// Its addresses, sorted; none while nobody was asked.
+    pub(super) aaaa: BTreeSet<Ipv6Addr>,
+    /// As above.
+    pub(super) a: BTreeSet<Ipv4Addr>,
     /// Whether a nameserver was asked, and answered or failed to.
     pub(super) looked_up: bool,
     /// What there is to say about that.
     pub(super) notes: Vec<String>,
-}
-
-/// The names of a policy's rules, as these write them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Names {
-    pub(super) names: BTreeMap<String, Name>,
-}
-
-/// What follows from the names for the rules of some groups.
-#[derive(Default)]
-pub(super) struct Known {
-    pub(super) answers: Answers,
-    /// By rule, as [`Live::destinations`](crate::policy::live::Live::destinations).
-    pub(super) destinations: HashMap<u32, Vec<Ipv4Addr>>,
-    pub(super) notes: Vec<twins::Note>,
-}
-
-/// The name whose addresses a rule covers.
-fn host(rule: &Rule) -> Option<&str> {
-    rule.host.as_ref().map(|host| host.name.as_str())
-}
-
-/// The name that a rule redirects to.
-pub(super) fn to_host(rule: &Rule) -> Option<&str> {
-    match &rule.action {
-        RuleAction::Redirect(RedirectTo::Host { name, .. }) => Some(name),
-        _ => None,
-    }
-}
-
-/// The names that a rule has.
-pub(super) fn of_rule(rule: &Rule) -> impl Iterator<Item = &str> {
-    host(rule).into_iter().chain(to_host(rule))
-}
-
-/// Looks up the names of those rules, or leaves that out.
-pub(super) async fn look_up<'rules>(
-    rules: impl Iterator<Item = &'rules Rule>,
-    is_wanted: bool,
-    options: Options,
-) -> Names {
-    let mut names = Names::default();
-    let mut requests: BTreeMap<Request, BTreeSet<String>> = BTreeMap::new();
-    for rule in rules {
-        for text in of_rule(rule) {
-            let name = names.names.entry(text.to_owned()).or_default();
-            if rule.resolve == Resolve::Target {
-                name.note("its target's nameservers are asked for it, which only `run` can do".to_owned());
-            } else if !is_wanted {
-                name.note("not looked up".to_owned());
-            } else {
-                match text.parse::<HostName>() {
-                    Ok(parsed) => {
-                        requests
-                            .entry(request(parsed))
-                            .or_default()
-                            .insert(text.to_owned());
-                    }
-                    Err(error) => name.note(error.to_string()),
-                }
-            }
-        }
-    }
-    if !requests.is_empty() {
-        names.ask(&requests, options).await;
-    }
-    names
-}
-
-/// Both families, also of a name that is only redirected to: it costs one question, and is one answer for all rules.
-const fn request(name: HostName) -> Request {
-    Request {
-        name,
-        families: Families::Both,
-        resolver: Resolver::Host,
-        allow_private: false,
-    }
 }
 
 impl Name {
@@ -119,116 +43,103 @@ impl Name {
     }
 }
 
+/// The names of a policy's rules.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    pub(super) names: BTreeMap<HostName, Name>,
+    pub(super) answers: BTreeMap<Request, Answers>,
+}
+
+/// The name that a rule redirects to.
+pub(super) const fn to_host(rule: &Rule) -> Option<&HostName> {
+    match &rule.action {
+        RuleAction::Redirect(RedirectTo::Host { name, .. }) => Some(name),
+        _ => None,
+    }
+}
+
+/// The name that a rule has: a rule for a name redirects to no other.
+fn name_of(rule: &Rule) -> Option<&HostName> {
+    rule.host.as_ref().map(|host| &host.name).or(to_host(rule))
+}
+
+/// Looks up the names of those rules, or leaves that out.
+pub(super) async fn look_up<'rules>(
+    rules: impl Iterator<Item = &'rules Rule>,
+    is_wanted: bool,
+    options: Options,
+) -> Names {
+    let mut names = Names::default();
+    let mut requests = BTreeSet::new();
+    for rule in rules {
+        let Some(name) = name_of(rule) else { continue };
+        let name = names.names.entry(name.clone()).or_default();
+        if rule.resolve == Resolve::Target {
+            name.note("its target's nameservers are to be asked, which only `run` does".to_owned());
+        } else if is_wanted {
+            requests.extend(request(rule, None));
+        } else {
+            name.note("not looked up".to_owned());
+        }
+    }
+    if !requests.is_empty() {
+        names.ask(requests, options).await;
+    }
+    names
+}
+
 impl Names {
-    async fn ask(&mut self, requests: &BTreeMap<Request, BTreeSet<String>>, options: Options) {
+    async fn ask(&mut self, requests: BTreeSet<Request>, options: Options) {
         let mut follower = Follower::new(options);
-        if let Err(error) = follower.follow(requests.keys().cloned()) {
+        if let Err(error) = follower.follow(requests) {
             for name in self.names.values_mut() {
                 name.note(error.to_string());
             }
             return;
         }
         let deadline = Instant::now() + PATIENCE;
-        let mut answered = BTreeSet::new();
+        let mut heard_of = BTreeSet::new();
         while let Ok(change) = timeout_at(deadline, follower.changed()).await {
             for note in change.notes {
-                let Some(request) = subject(&note) else { continue };
-                answered.insert(request.clone());
+                let request = subject(&note);
+                heard_of.insert(request.clone());
                 let hint = note.hint().map_or(String::new(), |hint| format!("; {hint}"));
-                for text in requests.get(request).into_iter().flatten() {
-                    if let Some(name) = self.names.get_mut(text) {
-                        name.note(format!("{note}{hint}"));
-                    }
+                if let Some(name) = self.names.get_mut(&request.name) {
+                    name.note(format!("{note}{hint}"));
                 }
             }
-            answered.extend(change.changed);
+            heard_of.extend(change.changed);
             if change.settled {
                 break;
             }
         }
-        for (request, addresses) in follower.answers() {
-            for text in requests.get(request).into_iter().flatten() {
-                let Some(name) = self.names.get_mut(text) else {
-                    continue;
-                };
-                name.looked_up = answered.contains(request);
-                name.addresses = addresses.clone();
-                if !name.looked_up {
-                    name.note(format!("no answer within {} s", PATIENCE.as_secs()));
-                }
-            }
-        }
-    }
-
-    fn addresses(&self, name: &str) -> Option<&Addresses> {
-        self.names.get(name).map(|name| &name.addresses)
-    }
-
-    /// What follows for the rules of those groups.
-    pub(super) fn known(&self, rules: &[Rule], groups: &[GroupName]) -> Known {
-        let chosen = || {
-            (0..)
-                .zip(rules)
-                .filter(|(_, rule)| rule.enabled && rule.is_in(groups))
-        };
-        let claims = chosen()
-            .filter(|(_, rule)| rule.action == RuleAction::Redirect(RedirectTo::Twin))
-            .filter_map(|(_, rule)| {
-                let host = rule.host.as_ref()?;
-                Some(Claim {
-                    name: &host.name,
-                    answers: self.addresses(&host.name)?,
-                    without_twin: without_twin(host),
-                })
-            });
-        let found = twins(claims);
-        let twins: BTreeMap<Ipv6Addr, Twin> = found.twins.into_iter().collect();
-        let mut known = Known {
-            notes: found.notes,
-            ..Known::default()
-        };
-        for (index, rule) in chosen() {
-            if let Some(addresses) = to_host(rule).and_then(|name| self.addresses(name)) {
-                known.destinations.insert(index, addresses.current_a());
-            }
-            let Some(addresses) = host(rule).and_then(|name| self.addresses(name)) else {
+        for (request, answers) in follower.answers() {
+            let Some(name) = self.names.get_mut(&request.name) else {
                 continue;
             };
-            let of_rule = addresses.aaaa.iter().filter_map(|seen| {
-                let becomes = if rule.action == RuleAction::Redirect(RedirectTo::Twin) {
-                    becomes(twins.get(&seen.address)?)
-                } else {
-                    Becomes::AsRuled
-                };
-                Some((seen.address, becomes))
-            });
-            known.answers.insert(index, of_rule.collect());
+            name.aaaa.extend(answers.aaaa.iter().map(|seen| seen.address));
+            name.a.extend(answers.a.iter().map(|seen| seen.address));
+            if heard_of.contains(request) {
+                name.looked_up = true;
+            } else {
+                name.note(format!("no answer within {} s", PATIENCE.as_secs()));
+            }
+            self.answers.insert(request.clone(), answers);
         }
-        known
+    }
+
+    /// What follows from them, and from when rules end.
+    pub(super) fn now(&self, rules: &[Rule], deadlines_boot_ns: HashMap<u32, u64>) -> Now {
+        Now::of(Arc::from(rules), deadlines_boot_ns, self.answers.clone())
     }
 }
 
-const fn without_twin(host: &HostClause) -> twins::WithoutTwin {
-    match host.without_twin {
-        WithoutTwin::Reject => twins::WithoutTwin::Reject,
-        WithoutTwin::Allow => twins::WithoutTwin::Allow,
-    }
-}
-
-fn becomes(twin: &Twin) -> Becomes {
-    match twin {
-        Twin::To(addresses) => Becomes::To(addresses.clone()),
-        Twin::Reject(_) => Becomes::Rejected,
-        Twin::Allow => Becomes::Absent,
-    }
-}
-
-const fn subject(note: &Note) -> Option<&Request> {
+const fn subject(note: &Note) -> &Request {
     match note {
         Note::Failed { request, .. }
         | Note::NoAddress { request, .. }
         | Note::Recovered { request }
         | Note::Unusable { request, .. }
-        | Note::TooManyAddresses { request } => Some(request),
+        | Note::TooManyAddresses { request } => request,
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    time::{Duration, SystemTime},
 };
 
 use enforcer_common::{
@@ -11,9 +10,9 @@ use enforcer_common::{
     decide::Unmovable,
     errno::{self, Errno},
 };
-use jiff::{SignedDuration, Timestamp};
 
 use super::{Answer, names::to_host};
+use crate::names::HostName;
 use crate::policy::{
     explain::{Case, Loser, Membership, Outcome, Reason},
     rule::{Expires, Origin, Rollout, RolloutBy, Rule, RuleAction},
@@ -155,7 +154,7 @@ fn told(errno: Errno) -> String {
 /// A rule by its name, with the prefix that covers the address and where it was written.
 fn named(answer: &Answer<'_>, rule: &Rule) -> String {
     let prefix = match (answer.address, &rule.host) {
-        (_, Some(host)) => host.name.clone(),
+        (_, Some(host)) => host.name.to_string(),
         (IpAddr::V4(_), None) => String::new(),
         (IpAddr::V6(address), None) => rule
             .covering_prefix(address)
@@ -207,26 +206,11 @@ const fn of_what(by: RolloutBy) -> &'static str {
 
 fn ends(expires: Expires) -> String {
     match expires {
-        Expires::At(end) => format!("it ends at {}", timestamp(end)),
-        Expires::After(long) => format!(
-            "it ends {} after its first load; when that was is not known here, and it is taken as not over",
-            duration(long)
-        ),
+        Expires::At(_) => format!("it ends at {expires}"),
+        Expires::After(_) => {
+            format!("it ends {expires}; when that was is not known here, and it is taken as not over")
+        }
     }
-}
-
-/// RFC 3339.
-pub(super) fn timestamp(time: SystemTime) -> String {
-    Timestamp::try_from(time).map_or_else(
-        |_| "a time that no clock shows".to_owned(),
-        |time| time.to_string(),
-    )
-}
-
-/// `2h 30m`.
-fn duration(long: Duration) -> String {
-    SignedDuration::try_from(long)
-        .map_or_else(|_| format!("{} s", long.as_secs()), |long| format!("{long:#}"))
 }
 
 /// Whom a rollout is assumed to take: `the 25 % of processes that the rollout of wide includes`.
@@ -269,14 +253,14 @@ pub(super) fn lost(answer: &Answer<'_>, case: &Case, loser: &Loser) -> String {
         Reason::Uid => format!("it is for {} only", ranges("user", &rule.uids)),
         Reason::NotYetResolved => format!(
             "no IPv4 address of {} is known",
-            to_host(rule).unwrap_or("its name")
+            to_host(rule).map_or("its name", HostName::as_str)
         ),
         Reason::WithoutTwin => "its name has no IPv4 address, and `without_twin` is \"allow\"".to_owned(),
         Reason::TooManyRules => {
             "so many rules cover the address that those with a name are left out".to_owned()
         }
         Reason::Expired => match rule.expires {
-            Some(Expires::At(end)) => format!("it ended at {}", timestamp(end)),
+            Some(end @ Expires::At(_)) => format!("it ended at {end}"),
             Some(Expires::After(_)) | None => "it has ended".to_owned(),
         },
         Reason::LeftOut => format!(

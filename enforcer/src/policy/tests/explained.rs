@@ -26,7 +26,7 @@ use super::{
     property::parse,
 };
 
-/// A rule and what is known of it.
+/// What is known of times and names.
 #[derive(Default)]
 struct Known {
     live: Live,
@@ -343,14 +343,14 @@ fn names_say_where_connects_go_and_what_is_not_known() {
     let named = |label: &str| Rule {
         prefixes: Vec::new(),
         host: Some(HostClause {
-            name: format!("{label}.example"),
+            name: parse(&format!("{label}.example")),
             without_twin: WithoutTwin::Reject,
         }),
         ..rule(label, "::/0", RuleAction::Redirect(RedirectTo::Twin))
     };
     let to_host = |label: &str| {
         let to = RedirectTo::Host {
-            name: "pooler.example".to_owned(),
+            name: parse("pooler.example"),
             port: 6543,
         };
         rule(label, "2001:db8::/32", RuleAction::Redirect(to))
@@ -412,7 +412,7 @@ fn rules_for_one_address_that_go_second_say_so() {
     let named = |label: &str, action| Rule {
         prefixes: Vec::new(),
         host: Some(HostClause {
-            name: format!("{label}.example"),
+            name: parse(&format!("{label}.example")),
             without_twin: WithoutTwin::Reject,
         }),
         ..rule(label, "::/0", action)

@@ -345,7 +345,8 @@ pub(super) fn leads_nowhere(rules: &[Rule], index: usize, groups: &[GroupName]) 
             if one.index == index || one.rule.action == RuleAction::Reject {
                 return true;
             }
-            if one.rule.rollout.is_none() && one.rule.expires.is_none() {
+            let takes_all = |rollout: &Rollout| rollout.percent == 100;
+            if one.rule.rollout.as_ref().is_none_or(takes_all) && one.rule.expires.is_none() {
                 return false;
             }
         }
