@@ -3,12 +3,7 @@
 //! The verdict is `decide()`'s, on the compiled policy. Here it is found out for whom the answers differ; what names
 //! are is found in [`names`], and how an answer is written is in [`human`] and [`json`].
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    process::ExitCode,
-    time::SystemTime,
-};
+use std::{collections::BTreeSet, net::IpAddr, process::ExitCode, time::SystemTime};
 
 use anyhow::anyhow;
 use enforcer_common::{

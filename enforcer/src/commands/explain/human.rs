@@ -149,17 +149,17 @@ fn write_case(answer: &Answer<'_>, case: &Case, out: &mut String) {
     let _ = writeln!(out, "  {}:", Shown(&connects(answer, case)));
     let _ = writeln!(out, "    {}", Shown(&verdict(answer, &case.outcome)));
     let _ = writeln!(out, "    {}", seen(answer, &case.outcome));
-    let decider = case.outcome.decider();
-    let decider = decider.and_then(|index| answer.rules.get(index as usize));
-    for line in decider.map(about).unwrap_or_default() {
-        let _ = writeln!(out, "    {}", Shown(&line));
-    }
     if let Some(immovable) = &case.immovable {
         let _ = writeln!(
             out,
             "    on a socket that cannot be moved to IPv4 (IPV6_V6ONLY, or bound to an IPv6 address): {}",
             seen(answer, immovable)
         );
+    }
+    let decider = case.outcome.decider();
+    let decider = decider.and_then(|index| answer.rules.get(index as usize));
+    for line in decider.map(about).unwrap_or_default() {
+        let _ = writeln!(out, "    {}", Shown(&line));
     }
     for loser in &case.losers {
         let _ = writeln!(out, "    not by {}", Shown(&lost(answer, case, loser)));
