@@ -100,7 +100,7 @@ impl<'a> Covering<'a> {
             Reason::Proto => !rule.proto.is_none_or(is_proto),
             Reason::Ports => {
                 let is_in = rule.ports.iter().any(|range| range.contains(&connect.dport));
-                !rule.ports.is_empty() && !(has_port && is_in)
+                !(rule.ports.is_empty() || has_port && is_in)
             }
             Reason::Uid => !rule.uids.is_empty() && !rule.uids.iter().any(|range| range.contains(&known.uid)),
             Reason::NotYetResolved => match (&rule.action, self.becomes) {
