@@ -140,7 +140,7 @@ impl Living {
         !self.has_names && self.expiries.is_empty()
     }
 
-    /// Waits until every name was asked for once, or for [`SETTLING`].
+    /// Waits until every name was asked for once, or for five seconds.
     pub async fn settle(&mut self) -> Vec<Said> {
         let mut said = Vec::new();
         if !self.has_names {

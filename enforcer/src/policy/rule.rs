@@ -277,7 +277,8 @@ impl Rule {
     /// Whether it always acts on what it matches: nothing but its conditions can make it as if absent.
     #[must_use]
     pub fn is_certain(&self) -> bool {
-        self.enabled && self.mode == Mode::Enforce && self.expires.is_none() && self.rollout.is_none()
+        let is_for_all = self.rollout.as_ref().is_none_or(|rollout| rollout.percent >= 100);
+        self.enabled && self.mode == Mode::Enforce && self.expires.is_none() && is_for_all
     }
 
     /// Whether it is called by its origin rather than by a name of its own.
