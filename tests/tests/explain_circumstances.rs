@@ -1,9 +1,5 @@
 //! `enforcer explain` on rules that are for some only: users, processes, targets, times, names. Without privilege.
-#![expect(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    reason = "a test that cannot go on fails"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::PathBuf;
 
