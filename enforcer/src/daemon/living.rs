@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
+    net::Ipv6Addr,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -142,7 +143,7 @@ impl Living {
         !self.has_names && self.expiries.is_empty()
     }
 
-    /// Waits until every name was asked for once, or for [`SETTLING`].
+    /// Waits until every name was asked for once, or for five seconds.
     pub async fn settle(&mut self) -> Vec<Said> {
         let mut said = Vec::new();
         if !self.has_names {
@@ -252,7 +253,7 @@ impl Living {
         let now = self.now();
         let mut standing = BTreeSet::new();
         for (number, target) in self.targets.iter().enumerate() {
-            standing.extend(now.notes(&target.groups, Some(number)));
+            standing.extend(now.notes(&target.groups, Some(number), None));
         }
         for message in standing.difference(&self.said) {
             said.push(Said {
@@ -265,8 +266,9 @@ impl Living {
     }
 }
 
-/// What is asked for because of a rule, for a target.
-fn request(rule: &Rule, target: Option<usize>) -> Option<Request> {
+/// What is asked for because of a rule, for a target; of this host's nameservers where there is none.
+#[must_use]
+pub fn request(rule: &Rule, target: Option<usize>) -> Option<Request> {
     let (name, families) = match (&rule.host, &rule.action) {
         (Some(host), _) => (host.name.clone(), Families::Both),
         (None, RuleAction::Redirect(RedirectTo::Host { name, .. })) => (name.clone(), Families::Ipv4),
@@ -299,6 +301,21 @@ impl Now {
             let named = request(rule, None).is_some();
             rule.enabled && named && rule.resolve == Resolve::Target && rule.is_in(groups)
         })
+    }
+
+    /// What is true if that is all that is known: when rules end, and what names are.
+    #[must_use]
+    pub fn of(
+        rules: Arc<[Rule]>,
+        deadlines_boot_ns: HashMap<u32, u64>,
+        names: BTreeMap<Request, names::Answers>,
+    ) -> Self {
+        Self {
+            rules,
+            deadlines_boot_ns,
+            at_boot_ns: boot_now_ns(),
+            names,
+        }
     }
 
     /// The rules.
@@ -398,11 +415,30 @@ impl Now {
         }))
     }
 
-    /// What people should know of the names of those groups' rules.
-    fn notes(&self, groups: &[GroupName], target: Option<usize>) -> BTreeSet<String> {
+    /// What people should know of the names of those groups' rules: of all, or of those that have that address.
+    #[must_use]
+    pub fn notes(
+        &self,
+        groups: &[GroupName],
+        target: Option<usize>,
+        about: Option<Ipv6Addr>,
+    ) -> BTreeSet<String> {
+        let has_it = |answers: &names::Answers| {
+            about.is_none_or(|about| answers.aaaa.iter().any(|seen| seen.address == about))
+        };
+        let named = self.named(groups, target);
+        let named: Vec<_> = named.iter().filter(|(_, _, answers)| has_it(answers)).collect();
+        let is_wanted = |note: &twins::Note| match note {
+            twins::Note::Conflict { address, .. } => about.is_none_or(|about| about == *address),
+            twins::Note::Ipv6Only { name, .. } => named.iter().any(|(_, rule, _)| {
+                let host = rule.host.as_ref();
+                host.is_some_and(|host| host.name.as_str() == name)
+            }),
+        };
         let twins = self.twins(groups, target, false).notes;
-        let mut notes: BTreeSet<String> = twins.iter().map(ToString::to_string).collect();
-        for (_, rule, answers) in self.named(groups, target) {
+        let twins = twins.iter().filter(|note| is_wanted(note));
+        let mut notes: BTreeSet<String> = twins.map(ToString::to_string).collect();
+        for (_, rule, answers) in &named {
             if let (Some(host), RuleAction::Reject) = (&rule.host, &rule.action)
                 && answers.a_answered
                 && answers.a.is_empty()

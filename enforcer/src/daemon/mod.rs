@@ -15,5 +15,5 @@ mod plan;
 mod governing;
 
 pub use governing::{Governing, POLL_INTERVAL, Report, StartOptions, TargetReport};
-pub use living::{Living, NamedTarget, Now, Said};
+pub use living::{Living, NamedTarget, Now, Said, request};
 pub use plan::{Plan, PlannedCgroup, PlannedTarget};

@@ -3,6 +3,7 @@
 mod advice;
 mod compiling;
 mod examples;
+mod explained;
 mod explaining;
 mod garbage;
 mod language;
