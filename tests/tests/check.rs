@@ -109,7 +109,7 @@ fn all_errors_are_told_at_once_with_code_3_and_nothing_on_stdout() {
 }
 
 /// What a file says beyond the beginning of every policy, and what it is warned of.
-const ODD: [(&str, &str); 9] = [
+const ODD: [(&str, &str); 14] = [
     ("", "there are no rules: enforcer will only observe"),
     (
         "[[target]]\nname = \"a\"\ncgroup = \"/a\"\n[[rule]]\ngroups = [\"x\"]\nprefix = \"fd00::/8\"\naction = \"reject\"\n",
@@ -134,8 +134,29 @@ const ODD: [(&str, &str); 9] = [
         "`half` is limited to TCP",
     ),
     (
-        "[[rule]]\nname = \"db\"\nprefix = \"fd00::/8\"\nto = \"192.0.2.1:5432\"\naction = \"redirect\"\n",
+        "[[rule]]\nname = \"db\"\nprefix = \"fd00::/8\"\nto = \"192.0.2.1:5432\"\naction = \"redirect\"\nproto = \"tcp\"\n\
+         [[rule]]\nname = \"udp\"\nprefix = \"fd00::/8\"\naction = \"reject\"\nproto = \"udp\"\n",
         "`db` moves PostgreSQL (port 5432) to IPv4",
+    ),
+    (
+        "[[rule]]\nname = \"sends\"\nprefix = \"fd00::/8\"\nto = \"192.0.2.1\"\naction = \"redirect\"\n",
+        "`sends` redirects UDP, too: what is sent without a connect cannot be moved, and gets ENETUNREACH",
+    ),
+    (
+        "[[rule]]\nname = \"none\"\nprefix = \"fd00::/8\"\naction = \"reject\"\nrollout = 0\n",
+        "`none` acts on nothing",
+    ),
+    (
+        "[[rule]]\nname = \"all\"\nprefix = \"fd00::/8\"\naction = \"reject\"\nrollout = 100\n",
+        "`all` acts on everything",
+    ),
+    (
+        "[[rule]]\nname = \"over\"\nprefix = \"fd00::/8\"\naction = \"reject\"\nexpires = 2020-01-31T18:00:00Z\n",
+        "`over` ended at 2020-01-31T18:00:00Z",
+    ),
+    (
+        "[[rule]]\nname = \"named\"\nhost = \"db.example.com\"\n",
+        "cannot look up db.example.com: ",
     ),
     (
         "[[rule]]\nname = \"all\"\nprefix = \"2001:4860::/32\"\naction = \"reject\"\n",
@@ -173,6 +194,27 @@ fn each_oddity_is_a_warning_and_with_strict_a_failure() {
         let told = format!("{said}\nenforcer: error: --strict takes no warnings, and there is 1");
         assert_eq!(strict.stderr.join("\n"), told);
     }
+}
+
+#[test]
+fn names_that_are_known_give_no_warning_and_nobody_is_asked_where_that_is_not_wanted() {
+    let mut host = Host::new();
+    let file = host.file("version = 1\n[[rule]]\nname = \"named\"\nhost = \"db.example.com\"\n");
+    let asked = host.check(&[&file, "--strict"]);
+    assert_eq!(asked.status.code(), Some(3), "{asked:?}");
+    let not_asked = host.check(&[&file, "--strict", "--no-resolve", "--compiled"]);
+    assert_eq!(not_asked.status.code(), Some(0), "{not_asked:?}");
+    let shown = not_asked.stdout.join("\n");
+    assert!(
+        shown.contains("each IPv6 address of db.example.com\n    1. reject with ENETUNREACH: named"),
+        "{shown}"
+    );
+    host.names = NamesFixture::new([("db.example.com", "2001:db8::1".parse().unwrap())])
+        .and_then(|names| names.with_nameservers(["192.0.2.53".parse().unwrap()]))
+        .unwrap();
+    let known = host.check(&[&file, "--strict"]);
+    assert_eq!(known.status.code(), Some(0), "{known:?}");
+    assert_eq!(known.stderr, [""; 0]);
 }
 
 /// Each example with what strict finds in it, because that is what the example is about.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 const REJECT_A: &str = "2001:db8:a::/48,errno=EHOSTDOWN";
 
 /// Every field of an event, as `docs/events.md` lists them.
-const FIELDS: [&str; 25] = [
+const FIELDS: [&str; 26] = [
     "time",
     "verdict",
     "would",
@@ -43,6 +43,7 @@ const FIELDS: [&str; 25] = [
     "unmovable",
     "hook",
     "datagrams",
+    "left_out",
 ];
 
 /// The fields of a line in the order in which they stand there.

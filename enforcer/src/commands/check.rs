@@ -7,15 +7,17 @@ use std::{
     collections::{BTreeSet, HashMap},
     fmt::Write as _,
     io,
+    ops::RangeInclusive,
     path::Path,
     process::ExitCode,
     sync::Arc,
 };
 
 use anyhow::anyhow;
-use enforcer_common::clause::Clause;
+use enforcer_common::{clause::Clause, decide::Mode};
 
 use super::{
+    check_names,
     cli::CheckArgs,
     console,
     exit::{Exit, Failure},
@@ -23,13 +25,14 @@ use super::{
     warn,
 };
 use crate::{
+    names::Options,
     policy::{
         Policy, PolicyFile,
         compile::compile,
         compiled::CompiledPolicy,
         diagnostic::{self, Diagnostic, Severity},
         live::Live,
-        rule::{GroupName, Rule},
+        rule::{GroupName, RolloutBy, Rule},
     },
     sinks::text::Shown,
     surroundings::Warning,
@@ -62,6 +65,18 @@ pub(crate) async fn check(arguments: &CheckArgs) -> Result<ExitCode, Failure> {
             .iter()
             .map(|warning| placed(warning, &policy.rules, &file)),
     );
+    if !arguments.no_resolve {
+        let found = check_names::look_up(&policy.rules, Options::default(), check_names::LIMIT).await;
+        warnings.extend(found.iter().map(|finding| {
+            let place = policy
+                .rules
+                .get(finding.rule)
+                .map(|rule| file.place(&rule.origin));
+            let mut warning = Diagnostic::new(Severity::Warning, finding.message.clone(), place);
+            warning.hint = Some(finding.hint.to_owned());
+            warning
+        }));
+    }
     let told = diagnostic::render(&warnings, prepare::colour());
     if arguments.strict && !warnings.is_empty() {
         let verdict = anyhow!("--strict takes no warnings, and there {}", are(warnings.len()));
@@ -114,17 +129,21 @@ fn placed(warning: &Warning, rules: &[Rule], file: &PolicyFile) -> Diagnostic {
 /// What is in the policy, in a line.
 fn contents(policy: &Policy) -> String {
     let prefixes: usize = policy.rules.iter().map(|rule| rule.prefixes.len()).sum();
+    let names = policy.rules.iter().filter(|rule| rule.host.is_some()).count();
     let groups: BTreeSet<_> = policy.group_sets().into_iter().flatten().collect();
-    [
+    let mut parts = vec![
         counted(policy.rules.len(), "rule"),
         match prefixes {
             1 => "1 prefix".to_owned(),
             several => format!("{several} prefixes"),
         },
-        counted(policy.targets.len(), "target"),
-        counted(groups.len(), "group"),
-    ]
-    .join(", ")
+    ];
+    if names > 0 {
+        parts.push(counted(names, "name"));
+    }
+    parts.push(counted(policy.targets.len(), "target"));
+    parts.push(counted(groups.len(), "group"));
+    parts.join(", ")
 }
 
 /// The sets of rules that differ, in the order of the names of their groups.
@@ -189,6 +208,25 @@ fn show(set: &RuleSet, rules: &[Rule], out: &mut String) {
             let _ = writeln!(out, "    {number}. {}", describe(clause, rules));
         }
     }
+    show_names(set, rules, out);
+}
+
+/// The rules of names, for people: what they become is known when the names are.
+fn show_names(set: &RuleSet, rules: &[Rule], out: &mut String) {
+    let of_set = |rule: &&Rule| rule.enabled && set.groups.iter().any(|groups| rule.is_in(groups));
+    for rule in rules.iter().filter(of_set) {
+        if let Some(host) = &rule.host {
+            let ports = ranges("port", &rule.ports);
+            let users = ranges("uid", &rule.uids);
+            let told = told(rule, &(ports + &users));
+            let _ = writeln!(
+                out,
+                "  each IPv6 address of {}\n    1. {}",
+                host.name,
+                Shown(&told)
+            );
+        }
+    }
 }
 
 /// `reject with EACCES, tcp, ports 443-450: name`
@@ -196,16 +234,61 @@ fn describe(clause: &Clause, rules: &[Rule]) -> String {
     let Some(rule) = rules.get(clause.rule as usize) else {
         return format!("rule {}", clause.rule);
     };
-    let proto = rule.proto.map_or(String::new(), |proto| {
-        format!(", {}", format!("{proto:?}").to_lowercase())
-    });
     let ports = match (clause.port_min, clause.port_max) {
         (0, u16::MAX) => String::new(),
-        (first, last) if first == last => format!(", port {first}"),
-        (first, last) => format!(", ports {first}-{last}"),
+        (first, last) => ranges("port", &[first..=last]),
     };
-    let told = format!("{}{proto}{ports}: {}", rule.outcome(), rule.label);
-    Shown(&told).to_string()
+    let users = match (clause.uid_min, clause.uid_max) {
+        (0, u32::MAX) => String::new(),
+        (first, last) => ranges("uid", &[first..=last]),
+    };
+    Shown(&told(rule, &(ports + &users))).to_string()
+}
+
+/// What a rule does within those limits, and what else it depends on.
+fn told(rule: &Rule, limits: &str) -> String {
+    let mut text = rule.outcome();
+    if let Some(proto) = rule.proto {
+        text += &format!(", {proto:?}").to_lowercase();
+    }
+    text += limits;
+    if let Some(rollout) = &rule.rollout {
+        let by = match rollout.by {
+            RolloutBy::Target => "target",
+            RolloutBy::Process => "process",
+            RolloutBy::Destination => "destination",
+        };
+        text += &format!(", {} % by {by}", rollout.percent);
+        if !rollout.canary.is_empty() {
+            text += &format!(" and always {}", rollout.canary.join(", "));
+        }
+    }
+    if let Some(expires) = rule.expires {
+        text += &format!(", until {expires}");
+    }
+    if rule.mode == Mode::Audit {
+        text += ", audit";
+    }
+    if !rule.transparent {
+        text += ", not transparent";
+    }
+    format!("{text}: {}", rule.label)
+}
+
+/// `, port 443`, `, ports 443-450 8000`
+fn ranges<N: PartialEq + std::fmt::Display>(what: &str, ranges: &[RangeInclusive<N>]) -> String {
+    let texts: Vec<_> = ranges
+        .iter()
+        .map(|range| match (range.start(), range.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        })
+        .collect();
+    match ranges {
+        [] => String::new(),
+        [one] if one.start() == one.end() => format!(", {what} {}", texts.concat()),
+        _ => format!(", {what}s {}", texts.join(" ")),
+    }
 }
 
 #[cfg(test)]
@@ -281,5 +364,64 @@ mod tests {
             shown[1]
         );
         assert!(shown[1].contains("    1. allow: other\n"), "{}", shown[1]);
+    }
+
+    #[test]
+    fn whatever_a_rule_depends_on_is_shown() {
+        let text = r#"
+            version = 1
+            [[rule]]
+            name = "all"
+            prefix = "2001:db8::/120"
+            action = "redirect"
+            to = "198.51.100.0/24"
+            uid = [0, "1000-1999"]
+            proto = "udp"
+            rollout = 25
+            by = "process"
+            canary = ["web-1"]
+            expires = 2030-03-17T17:46:40Z
+            mode = "audit"
+            transparent = false
+            [[rule]]
+            name = "pooler"
+            prefix = "2001:db8:1::/48"
+            action = "redirect"
+            to_host = "pooler.example:6543"
+            expires = "1h30m"
+            [[rule]]
+            name = "translated"
+            prefix = "64:ff9b::/96"
+            action = "redirect"
+            to = "embedded"
+            [[rule]]
+            name = "named"
+            host = "db.example"
+            ports = [443, "8000-8999"]
+        "#;
+        let (policy, _) = Policy::from_text(Path::new("p.toml"), text.to_owned(), Vec::new()).unwrap();
+        assert_eq!(
+            contents(&policy),
+            "4 rules, 3 prefixes, 1 name, 0 targets, 1 group"
+        );
+        let mut out = String::new();
+        show(&rule_sets(&policy).unwrap()[0], &policy.rules, &mut out);
+        let moved = "(or ENETUNREACH if it cannot be moved)";
+        let all = format!("redirect to 198.51.100.0/24 {moved}, udp");
+        let depends =
+            "25 % by process and always web-1, until 2030-03-17T17:46:40Z, audit, not transparent: all";
+        for line in [
+            format!(
+                "  2001:db8::/120\n    1. {all}, uid 0, {depends}\n    2. {all}, uids 1000-1999, {depends}\n"
+            ),
+            format!(
+                "1. redirect to pooler.example:6543 {moved}, until 1h 30m after its first load: pooler\n"
+            ),
+            format!("1. redirect to the IPv4 address inside {moved}: translated\n"),
+            "  each IPv6 address of db.example\n    1. reject with ENETUNREACH, ports 443 8000-8999: named\n"
+                .to_owned(),
+        ] {
+            assert!(out.contains(&line), "{line}\n{out}");
+        }
     }
 }

@@ -80,7 +80,7 @@ Examples:
   enforcer explain [2406:da1a:8e8::1]:5432 --policy web.toml
   enforcer explain 2001:db8::1 --reject internet --allow 2001:db8::/32,port=443
 
-Without a port or a protocol, and where the verdict depends on it, each case is shown.
+Without a port, a protocol, a user or a process, and where the verdict depends on it, each case is shown.
 Rules are written as for `run` and `exec`. docs/explain.md describes the JSON.";
 
 #[derive(Debug, Args)]
@@ -94,6 +94,9 @@ pub(crate) struct CheckArgs {
     /// Show what the kernel would be given: each prefix with its clauses in the order they are tried.
     #[arg(long)]
     pub(crate) compiled: bool,
+    /// Ask no nameserver for the names in the policy: for machines whose nameservers are not those of the hosts it is for.
+    #[arg(long)]
+    pub(crate) no_resolve: bool,
 }
 
 #[derive(Debug, Args)]
@@ -113,6 +116,18 @@ pub(crate) struct ExplainArgs {
     /// The target that connects, by its name in the policy file (default: each whose rules differ).
     #[arg(long, value_name = "NAME", requires = "policy", conflicts_with = "groups")]
     pub(crate) target: Option<String>,
+    /// The user that connects, by number (default: each whose answer differs).
+    #[arg(long, value_name = "UID")]
+    pub(crate) uid: Option<u32>,
+    /// The process that connects: for rollouts by process, and for its user where --uid does not say.
+    #[arg(long, value_name = "PID", value_parser = process_identifier)]
+    pub(crate) pid: Option<u32>,
+    /// Do not look up the names that rules have.
+    #[arg(long)]
+    pub(crate) no_lookup: bool,
+    /// Nameservers to ask for the names of rules.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub(crate) resolv_conf: PathBuf,
     /// How the answer is written: human, or json (docs/explain.md).
     #[arg(
         long,

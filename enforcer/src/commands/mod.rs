@@ -18,6 +18,7 @@ mod spawn;
 mod exec;
 
 mod check;
+mod check_names;
 
 mod ask_inside;
 
@@ -60,7 +61,7 @@ fn run_to_end(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Run(arguments) => runtime.block_on(run::run(&arguments)),
         Verb::Exec(arguments) => runtime.block_on(exec::exec(&arguments)),
         Verb::Check(arguments) => runtime.block_on(check::check(&arguments)),
-        Verb::Explain(arguments) => explain::explain(&arguments),
+        Verb::Explain(arguments) => runtime.block_on(explain::explain(&arguments)),
         Verb::AskInside(arguments) => runtime.block_on(ask_inside::ask_inside(arguments)),
         Verb::Doctor(arguments) => runtime.block_on(doctor::doctor(&arguments)),
     };

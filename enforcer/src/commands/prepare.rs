@@ -20,7 +20,7 @@ use crate::{
         Policy,
         compile::compile,
         compiled::CompiledPolicy,
-        diagnostic::{self, PolicyError},
+        diagnostic::{self, Diagnostic, PolicyError},
         live::Live,
         rule::{DEFAULT_GROUP, GroupName, Rule, RuleAction, RuleGroups},
     },
@@ -124,14 +124,17 @@ pub(crate) fn compiled(
 ) -> Result<Arc<CompiledPolicy>, Failure> {
     compile(&policy.rules, groups, &Live::default())
         .map(Arc::new)
-        .map_err(|diagnostics| {
-            let exit = if file.is_some() {
-                Exit::Policy
-            } else {
-                Exit::Argument
-            };
-            Failure::rendered(exit, diagnostic::render(&diagnostics, colour()))
-        })
+        .map_err(|diagnostics| not_compiled(&diagnostics, file))
+}
+
+/// Rules that cannot stand together, with everything that is known about why.
+pub(crate) fn not_compiled(diagnostics: &[Diagnostic], file: Option<&Path>) -> Failure {
+    let exit = if file.is_some() {
+        Exit::Policy
+    } else {
+        Exit::Argument
+    };
+    Failure::rendered(exit, diagnostic::render(diagnostics, colour()))
 }
 
 /// What the kernel can do, with what follows from it for these rules.

@@ -30,7 +30,7 @@ use crate::{
     policy::{
         compiled::CompiledPolicy,
         overlay::overlay,
-        rule::{GroupName, Rule},
+        rule::{GroupName, Rule, canary_lists},
     },
     targets::Cgroup,
 };
@@ -198,7 +198,7 @@ impl Governing {
                     mode: options.mode as u8,
                     flags: outer | inner,
                     events: options.events as u8,
-                    canaries: canaries(&plan.rules, &target.name),
+                    canaries: canary_lists(&plan.rules, &target.name),
                     rollout_key: text_hash(target.name.as_bytes()),
                     ..Binding::default()
                 };
@@ -416,13 +416,4 @@ impl Governing {
             wanted: self.hub.seen(),
         })
     }
-}
-
-/// The lists of canaries that name a target, as [`Binding::canaries`].
-fn canaries(rules: &[Rule], target: &str) -> u64 {
-    let lists = rules.iter().filter_map(|rule| rule.rollout.as_ref());
-    let naming = lists.filter(|rollout| rollout.canary.iter().any(|name| name == target));
-    naming
-        .filter_map(|rollout| rollout.canary_list.checked_sub(1))
-        .fold(0, |bits, list| bits | 1_u64 << (list & 63))
 }

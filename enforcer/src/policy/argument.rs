@@ -302,6 +302,22 @@ mod tests {
     }
 
     #[test]
+    fn users_times_modes_and_transparency_are_understood() {
+        let rule = RuleArgument::redirect(
+            "2001:db8::/120=198.51.100.0/24,uid=0,uid=1000-1999,mode=audit,expires=1h30m,transparent=false",
+        )
+        .unwrap();
+        assert_eq!(rule.uids, [0..=0, 1000..=1999]);
+        assert_eq!(rule.mode, Some(Mode::Audit));
+        let expires = Expires::After(std::time::Duration::from_secs(5400));
+        assert_eq!(rule.expires, Some(expires));
+        assert_eq!(rule.transparent, Some(false));
+        assert_eq!(rule.action.to_string(), "redirect to 198.51.100.0/24");
+        let embedded = RuleArgument::redirect("64:ff9b::/96=embedded").unwrap();
+        assert_eq!(embedded.action, RuleAction::Redirect(RedirectTo::Embedded));
+    }
+
+    #[test]
     fn malformed_rules_say_what_is_wrong() {
         for (value, expected) in [
             ("", "`` is not an IPv6 prefix\n  hint: write a prefix such as"),
@@ -350,6 +366,19 @@ mod tests {
                 "::/0,colour=red",
                 "there are `errno`, `port`, `proto`, `uid`, `mode`, `expires`",
             ),
+            (
+                "::/0,uid=root",
+                "users are written by number, which `id -u root` shows",
+            ),
+            ("::/0,uid=9-3", "did you mean `3-9`?"),
+            ("::/0,uid=4294967295", "is not a user's number"),
+            (
+                "::/0,mode=adit",
+                "`mode` cannot be `adit`\n  hint: did you mean `audit`?",
+            ),
+            ("::/0,mode=audit,mode=audit", "`mode` is given twice"),
+            ("::/0,expires=soon", "write a duration such as `2h`"),
+            ("::/0,transparent=false", "only a redirect hides where it went"),
             ("::/0,::/1", "`::/1` is not `KEY=VALUE`"),
             ("::/0,", "`` is not `KEY=VALUE`"),
             ("::/0,name=a,name=b", "`name` is given twice"),
@@ -372,6 +401,9 @@ mod tests {
                 "a rule of a policy file says `to_host = \"example.com\"`",
             ),
             ("::/0=192.0.2.1:0", "`192.0.2.1:0` has port 0"),
+            ("2001:db8::/64=198.51.100.0/24", "8 host bits"),
+            ("2001:db8::/33=embedded", "there is no IPv4 address inside"),
+            ("2001:db8::1/32=embedded", "has bits set after its prefix length"),
             ("::/0=192.0.2.1:65536", "is not an address to redirect to"),
             ("::/0=0.0.0.0", "the unspecified address"),
             ("::/0=[::]:80", "the unspecified address"),

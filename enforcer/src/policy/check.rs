@@ -15,10 +15,11 @@ use super::{
     live::Live,
     parse::{Report, parse},
     review::{self, Findings},
-    rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleGroups},
+    rule::{DEFAULT_GROUP, GroupName, HostName, Origin, Rule, RuleGroups},
     source::Source,
     value::{Problem, check_container, check_name, nearest, parse_errno, quote},
 };
+use crate::names::MAX_NAMES;
 
 /// The only version of the file format there is.
 const VERSION: i64 = 1;
@@ -63,6 +64,9 @@ pub(super) fn check(
         }
         check_names(&document, &arguments, source, &mut report);
         check_groups(&document, source, &mut report);
+    }
+    if let Some(source) = source {
+        check_name_count(&policy.rules, source, &mut report);
     }
     for argument in arguments {
         policy.rules.push(rule_of_argument(argument, policy.errno));
@@ -119,6 +123,22 @@ fn number_canaries(rules: &mut [Rule], source: &Source, report: &mut Report) {
         }
         let number = numbers.entry(rollout.canary.clone());
         rollout.canary_list = *number.or_insert(next as u8);
+    }
+}
+
+/// Names that are followed cost questions all the time.
+fn check_name_count(rules: &[Rule], source: &Source, report: &mut Report) {
+    let mut names: BTreeSet<&HostName> = BTreeSet::new();
+    for rule in rules.iter().filter(|rule| rule.enabled) {
+        names.extend(rule.names());
+        if names.len() > MAX_NAMES {
+            let message = format!("the policy has more than {MAX_NAMES} names to look up");
+            let place = Some(place_of(&rule.origin, Some(source)));
+            let mut diagnostic = Diagnostic::new(Severity::Error, message, place);
+            diagnostic.hint = Some("write the prefixes of some of them instead".to_owned());
+            report.push(diagnostic);
+            return;
+        }
     }
 }
 

@@ -110,7 +110,7 @@ pub(super) fn build(rules: &[Rule], chosen: &[u32], live: &Live, findings: &mut 
         let covering = open.last().map_or(NO_CLAUSE, |covering| covering.head);
         let tail = if is_exempt { NO_CLAUSE } else { covering };
         order_at_prefix(rules, &mut at_prefix);
-        review::note_ties(prefix, &mut at_prefix, rules, findings);
+        review::note_ties(Some(prefix), &mut at_prefix, rules, findings);
         let mut head = tail;
         for &rule in at_prefix.iter().rev() {
             head = lists.prepend(rule, &rules[rule as usize], prefix, head);

@@ -32,6 +32,8 @@ mod check_limits;
 
 mod check_rule;
 
+mod udp_advice;
+
 mod advice;
 
 mod check;

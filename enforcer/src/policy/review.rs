@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map},
+    fmt,
     net::Ipv6Addr,
     ops::RangeInclusive,
 };
@@ -17,12 +18,12 @@ use enforcer_common::{
 use ipnet::Ipv6Net;
 
 use super::{
-    compile::build,
+    compile::{build, order_at_prefix},
     compiled::CompiledPolicy,
     connects::Connects,
     diagnostic::{Diagnostic, Place, Related, Severity},
     live::Live,
-    rule::{RedirectTo, Rule, RuleAction},
+    rule::{HostName, RedirectTo, Rule, RuleAction},
     value::quote,
 };
 
@@ -82,6 +83,7 @@ pub(super) fn compile_and_review(
 ) -> CompiledPolicy {
     findings.answering.clear();
     let compiled = build(rules, chosen, live, findings);
+    note_ties_at_names(rules, chosen, findings);
     findings.note_live_rules(rules, chosen, &compiled);
     for &index in chosen {
         findings.note_redirect(index, rules, &compiled);
@@ -89,8 +91,27 @@ pub(super) fn compile_and_review(
     compiled
 }
 
-/// Looks for ties among the rules at one prefix, and takes out the duplicates. The rules come in their order.
-pub(super) fn note_ties(prefix: Ipv6Net, at_prefix: &mut Vec<u32>, rules: &[Rule], findings: &mut Findings) {
+/// Looks for ties among the rules of each name. Two names can have an address in common, too, but that is not known here.
+fn note_ties_at_names(rules: &[Rule], chosen: &[u32], findings: &mut Findings) {
+    let mut at_name: BTreeMap<&HostName, Vec<u32>> = BTreeMap::new();
+    for &index in chosen {
+        if let Some(host) = &rules[index as usize].host {
+            at_name.entry(&host.name).or_default().push(index);
+        }
+    }
+    for mut of_name in at_name.into_values() {
+        order_at_prefix(rules, &mut of_name);
+        note_ties(None, &mut of_name, rules, findings);
+    }
+}
+
+/// Looks for ties among the rules at one prefix, or of one name, and takes out the duplicates. The rules come in their order.
+pub(super) fn note_ties(
+    prefix: Option<Ipv6Net>,
+    at_prefix: &mut Vec<u32>,
+    rules: &[Rule],
+    findings: &mut Findings,
+) {
     if at_prefix.len() < 2 {
         return;
     }
@@ -174,11 +195,8 @@ impl Findings {
         }
     }
 
-    fn add(&mut self, finding: Finding, prefix: Ipv6Net) {
-        let extent = self.found.entry(finding).or_insert(Extent {
-            prefix: Some(prefix),
-            count: 0,
-        });
+    fn add(&mut self, finding: Finding, prefix: Option<Ipv6Net>) {
+        let extent = self.found.entry(finding).or_insert(Extent { prefix, count: 0 });
         extent.count += 1;
     }
 
@@ -343,7 +361,8 @@ fn relation(first: &Rule, second: &Rule) -> Relation {
         return Relation::Conflicting;
     }
     let same_life = first.expires == second.expires && first.rollout == second.rollout;
-    if same_life && matched_first == matched_second {
+    let same_name = first.host == second.host && first.resolve == second.resolve;
+    if same_life && same_name && matched_first == matched_second {
         Relation::Equal
     } else {
         Relation::Compatible
@@ -362,7 +381,14 @@ fn describe(
         (Some(prefix), 1) => format!("at {prefix}"),
         (Some(prefix), 2) => format!("at {prefix} and one more prefix"),
         (Some(prefix), count) => format!("at {prefix} and {} more prefixes", count - 1),
-        (None, _) => String::new(),
+        // Rules with names have no prefix.
+        (None, _) => match finding {
+            Finding::Tie { first, .. } | Finding::Duplicate { first, .. } => {
+                let host = rule(first).host.as_ref();
+                host.map_or(String::new(), |host| format!("at {}", host.name))
+            }
+            _ => String::new(),
+        },
     };
     let (severity, subject, other, message, label, hint) = match finding {
         Finding::Tie { first, second } => (
@@ -371,7 +397,7 @@ fn describe(
             Some((first, format!("{}: {}", name(first), conditions(rule(first))))),
             format!("{} and {} tie {at}", name(first), name(second)),
             Some(format!("{}: {}", name(second), conditions(rule(second)))),
-            "make one of the prefixes longer, or give one rule a condition (`ports`, `proto`, `uid`) that the other has not",
+            "give one rule a condition (`ports`, `proto`, `uid`) that the other has not, or a longer prefix",
         ),
         Finding::Duplicate { first, second } => (
             Severity::Warning,
@@ -449,19 +475,25 @@ fn describe(
 
 /// What a rule does, and to which connects.
 fn conditions(rule: &Rule) -> String {
-    let range = |ports: &RangeInclusive<u16>| match (ports.start(), ports.end()) {
-        (first, last) if first == last => first.to_string(),
-        (first, last) => format!("{first}-{last}"),
-    };
     let proto = rule
         .proto
         .map_or(String::new(), |proto| format!(", proto {proto:?}").to_lowercase());
-    let ports = match rule.ports.as_slice() {
-        [] => String::new(),
-        ports => format!(
-            ", ports {}",
-            ports.iter().map(range).collect::<Vec<_>>().join(" ")
-        ),
-    };
-    format!("{}{proto}{ports}", rule.outcome())
+    let limits = ranges("ports", &rule.ports) + &ranges("uid", &rule.uids);
+    format!("{}{proto}{limits}", rule.outcome())
+}
+
+fn ranges<N: PartialEq + fmt::Display>(what: &str, ranges: &[RangeInclusive<N>]) -> String {
+    let mut text = String::new();
+    for range in ranges {
+        text += if text.is_empty() { what } else { "" };
+        text += &match (range.start(), range.end()) {
+            (first, last) if first == last => format!(" {first}"),
+            (first, last) => format!(" {first}-{last}"),
+        };
+    }
+    if text.is_empty() {
+        text
+    } else {
+        format!(", {text}")
+    }
 }

@@ -274,10 +274,20 @@ impl Rule {
         }
     }
 
+    /// The names that have to be looked up for it: its own, and the one that it redirects to.
+    pub fn names(&self) -> impl Iterator<Item = &HostName> {
+        let to = match &self.action {
+            RuleAction::Redirect(RedirectTo::Host { name, .. }) => Some(name),
+            _ => None,
+        };
+        self.host.iter().map(|host| &host.name).chain(to)
+    }
+
     /// Whether it always acts on what it matches: nothing but its conditions can make it as if absent.
     #[must_use]
     pub fn is_certain(&self) -> bool {
-        self.enabled && self.mode == Mode::Enforce && self.expires.is_none() && self.rollout.is_none()
+        let is_for_all = self.rollout.as_ref().is_none_or(|rollout| rollout.percent >= 100);
+        self.enabled && self.mode == Mode::Enforce && self.expires.is_none() && is_for_all
     }
 
     /// Whether it is called by its origin rather than by a name of its own.
@@ -374,4 +384,14 @@ pub enum RuleGroups {
     All,
     /// These: at least one, sorted, without duplicates.
     Named(Vec<GroupName>),
+}
+
+/// The lists of canaries that name a target, as bits: bit n is list n + 1 of [`Rollout::canary_list`].
+#[must_use]
+pub fn canary_lists(rules: &[Rule], target: &str) -> u64 {
+    let lists = rules.iter().filter_map(|rule| rule.rollout.as_ref());
+    let naming = lists.filter(|rollout| rollout.canary.iter().any(|name| name == target));
+    naming
+        .filter_map(|rollout| rollout.canary_list.checked_sub(1))
+        .fold(0, |bits, list| bits | 1_u64 << (list & 63))
 }

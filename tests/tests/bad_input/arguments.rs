@@ -102,7 +102,7 @@ const RULES: &[Row] = &[
     (
         &["--reject", "::/0,colour=red"],
         "a rule has no option `colour`",
-        "there are `errno`, `port`, `proto`, `name`",
+        "there are `errno`, `port`, `proto`, `uid`, `mode`",
     ),
     (
         &["--reject", "::/0,proto=sctp"],
@@ -137,7 +137,7 @@ const RULES: &[Row] = &[
     (
         &["--reject", "2001:db8::/32", "--allow", "2001:db8::/32"],
         "tie at 2001:db8::/32",
-        "make one of the prefixes longer",
+        "that the other has not, or a longer prefix",
     ),
     (
         &["--reject", "::/0", "--use", "unknown"],

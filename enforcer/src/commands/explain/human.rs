@@ -1,25 +1,24 @@
-//! An answer for people: the verdict, what the caller sees of it, and why no other rule decided.
+//! An answer for people: the verdict, what the caller sees of it, and why no other rule decided. The sentences are in
+//! [`words`](super::words).
 
-use std::{
-    fmt::Write as _,
-    net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
+use std::{fmt::Write as _, net::IpAddr};
+
+use super::{
+    Answer, Subject,
+    names::{Name, to_host},
+    words::{about, lost, membership, ranges, seen, verdict},
 };
-
-use enforcer_common::{
-    clause::Action,
-    decide::{Mode, Unmovable},
-    errno::{self, Errno},
-};
-
-use super::{Answer, Subject};
 use crate::{
+    names::HostName,
     policy::{
-        explain::{Case, Kind, Loser, Outcome, Reason, exempt},
-        rule::{DEFAULT_GROUP, GroupName, Origin, Rule, RuleAction},
+        explain::{Case, Kind, exempt},
+        rule::{DEFAULT_GROUP, GroupName},
     },
     sinks::text::Shown,
 };
+
+/// The most names that nothing is known of that are told of one by one.
+const MAX_TOLD: usize = 10;
 
 /// All of it, lines ended.
 pub(super) fn write(answer: &Answer<'_>) -> String {
@@ -44,26 +43,79 @@ pub(super) fn write(answer: &Answer<'_>) -> String {
     if address.is_unspecified() {
         let _ = writeln!(out, "rules judge ::, and the kernel connects to ::1 afterwards");
     }
+    write_names(answer, &mut out);
     let mut told: Vec<&Subject> = Vec::new();
     for subject in &answer.subjects {
-        if told.iter().any(|known| known.cases == subject.cases) {
+        if told.iter().any(|known| is_alike(known, subject)) {
             continue;
         }
-        let alike = answer
-            .subjects
-            .iter()
-            .filter(|other| other.cases == subject.cases);
+        let alike = answer.subjects.iter().filter(|other| is_alike(other, subject));
         let alike: Vec<_> = alike.collect();
         told.push(subject);
         let is_evident = subject.targets.is_empty() && subject.groups == [DEFAULT_GROUP];
         if answer.subjects.len() > 1 || !is_evident {
             let _ = writeln!(out, "{}", Shown(&who(&alike)));
         }
+        for note in &subject.notes {
+            let _ = writeln!(out, "  {}", Shown(note));
+        }
         for case in &subject.cases {
             write_case(answer, case, &mut out);
         }
     }
     out
+}
+
+/// Whether two get the same answer.
+fn is_alike(one: &Subject, other: &Subject) -> bool {
+    (&one.cases, &one.notes) == (&other.cases, &other.notes)
+}
+
+/// The names that have something to do with the address: those that have it, those that a rule for it redirects to,
+/// and those of which that is not known.
+fn write_names(answer: &Answer<'_>, out: &mut String) {
+    let IpAddr::V6(address) = answer.address else {
+        return;
+    };
+    let has_it = |name: &Name| name.aaaa.contains(&address);
+    let leads_from_it = |text: &HostName| {
+        answer.rules.iter().any(|rule| {
+            rule.host.is_none() && rule.covering_prefix(address).is_some() && to_host(rule) == Some(text)
+        })
+    };
+    let mut untold = 0;
+    for (told, (text, name)) in answer
+        .names
+        .names
+        .iter()
+        .filter(|(text, name)| has_it(name) || leads_from_it(text) || !name.notes.is_empty())
+        .enumerate()
+    {
+        if told >= MAX_TOLD && !has_it(name) && !leads_from_it(text) {
+            untold += 1;
+            continue;
+        }
+        let aaaa = name.aaaa.iter().map(ToString::to_string);
+        let addresses: Vec<String> = aaaa.chain(name.a.iter().map(ToString::to_string)).collect();
+        if !addresses.is_empty() {
+            let _ = writeln!(out, "{}", Shown(&format!("{text} is {}", addresses.join(", "))));
+        }
+        for note in &name.notes {
+            // Most begin with the name.
+            let line = if note.contains(text.as_str()) {
+                note.clone()
+            } else {
+                format!("{text}: {note}")
+            };
+            let _ = writeln!(out, "{}", Shown(&line));
+        }
+    }
+    if untold > 0 {
+        let _ = writeln!(
+            out,
+            "of {untold} more names there is no address; --output json has them"
+        );
+    }
 }
 
 /// `targets web, api`; `rules of a, with `--use a``, as `run` and `exec` choose them.
@@ -94,7 +146,7 @@ fn chosen(groups: &[GroupName]) -> String {
 }
 
 fn write_case(answer: &Answer<'_>, case: &Case, out: &mut String) {
-    let _ = writeln!(out, "  {}:", connects(answer, case));
+    let _ = writeln!(out, "  {}:", Shown(&connects(answer, case)));
     let _ = writeln!(out, "    {}", Shown(&verdict(answer, &case.outcome)));
     let _ = writeln!(out, "    {}", seen(answer, &case.outcome));
     if let Some(immovable) = &case.immovable {
@@ -104,12 +156,17 @@ fn write_case(answer: &Answer<'_>, case: &Case, out: &mut String) {
             seen(answer, immovable)
         );
     }
+    let decider = case.outcome.decider();
+    let decider = decider.and_then(|index| answer.rules.get(index as usize));
+    for line in decider.map(about).unwrap_or_default() {
+        let _ = writeln!(out, "    {}", Shown(&line));
+    }
     for loser in &case.losers {
         let _ = writeln!(out, "    not by {}", Shown(&lost(answer, case, loser)));
     }
 }
 
-/// `TCP and UDP, port 443`.
+/// `TCP and UDP, port 443 to 2001:db8::1, as user 1000, of the 25 % of processes that …`.
 fn connects(answer: &Answer<'_>, case: &Case) -> String {
     let with_ports: Vec<&str> = case
         .kinds
@@ -120,13 +177,10 @@ fn connects(answer: &Answer<'_>, case: &Case) -> String {
             Kind::Ping => None,
         })
         .collect();
-    let ports = match case.ports.as_slice() {
-        _ if case.is_any_port() => "every port".to_owned(),
-        [one] if one.start() == one.end() => format!("port {}", one.start()),
-        several => format!(
-            "ports {}",
-            several.iter().map(range).collect::<Vec<_>>().join(", ")
-        ),
+    let ports = if case.is_any_port() {
+        "every port".to_owned()
+    } else {
+        ranges("port", &case.ports)
     };
     let mut parts = Vec::new();
     if !with_ports.is_empty() {
@@ -135,165 +189,17 @@ fn connects(answer: &Answer<'_>, case: &Case) -> String {
     if case.kinds.contains(&Kind::Ping) {
         parts.push("ping sockets".to_owned());
     }
-    format!("{} to {}", parts.join("; "), answer.address)
-}
-
-/// `443`, `8000-8999`.
-pub(super) fn range(ports: &RangeInclusive<u16>) -> String {
-    match (ports.start(), ports.end()) {
-        (first, last) if first == last => first.to_string(),
-        (first, last) => format!("{first}-{last}"),
+    let mut connects = format!("{} to {}", parts.join("; "), answer.address);
+    if !case.is_any_user() {
+        let _ = write!(connects, ", as {}", ranges("user", &case.users));
     }
-}
-
-/// What is done, and by which rule.
-fn verdict(answer: &Answer<'_>, outcome: &Outcome) -> String {
-    let by = outcome
-        .decider()
-        .and_then(|index| answer.rules.get(index as usize))
-        .map(|rule| format!("by {}", named(answer, rule)));
-    match (by, outcome.would) {
-        (None, _) => "allow: no rule matches".to_owned(),
-        (Some(by), None) => format!("{}, {by}", done(outcome.verdict, outcome)),
-        (Some(by), Some((_, Action::Allow))) => format!("allow, {by}"),
-        (Some(by), Some((_, would))) => {
-            format!(
-                "allow: in audit mode nothing is done; would {}, {by}",
-                done(would, outcome)
-            )
-        }
+    let memberships: Vec<String> = case
+        .memberships
+        .iter()
+        .filter_map(|it| membership(answer, it))
+        .collect();
+    if !memberships.is_empty() {
+        let _ = write!(connects, ", of {}", memberships.join(" and of "));
     }
-}
-
-fn done(action: Action, outcome: &Outcome) -> String {
-    let because = match outcome.unmovable {
-        Some(Unmovable::Ping) => " (a ping socket cannot be moved to IPv4)",
-        Some(Unmovable::Unconnected) => " (a datagram cannot be moved)",
-        Some(Unmovable::Bound | Unmovable::V6Only) => " (the socket cannot be moved to IPv4)",
-        None => "",
-    };
-    match action {
-        Action::Allow => "allow".to_owned(),
-        Action::Reject => format!("reject{because}"),
-        Action::Redirect => match outcome.to {
-            Some(to) => format!("redirect to {}", destination(to)),
-            None => "redirect".to_owned(),
-        },
-    }
-}
-
-/// Where to, with the port where the rule changes it.
-fn destination(to: SocketAddr) -> String {
-    match to.port() {
-        0 => to.ip().to_string(),
-        _ => to.to_string(),
-    }
-}
-
-/// What the caller sees, and in audit mode what it would see.
-fn seen(answer: &Answer<'_>, outcome: &Outcome) -> String {
-    let is_audit = answer.mode == Mode::Audit;
-    let action = match outcome.would {
-        Some((_, would)) if is_audit => would,
-        _ => outcome.verdict,
-    };
-    let fails = if is_audit { "would fail" } else { "fails" };
-    let effect = match (action, outcome.errno, outcome.to) {
-        (Action::Allow, ..) => return "the caller sees no difference: the connect goes on".to_owned(),
-        (Action::Reject, Some(errno), _) => format!("connect() {fails} at once with {}", told(errno)),
-        (Action::Reject, None, _) => format!("connect() {fails} at once"),
-        (Action::Redirect, _, None) if is_audit => "connect() would go elsewhere".to_owned(),
-        (Action::Redirect, _, None) => "connect() goes elsewhere".to_owned(),
-        (Action::Redirect, _, Some(to)) => {
-            let (connects, show) = if is_audit {
-                ("it would connect", "would show")
-            } else {
-                ("connects", "show")
-            };
-            let port = if to.port() == 0 {
-                ", at the port asked for"
-            } else {
-                ""
-            };
-            format!(
-                "{connects} to {} instead{port}; ss and lsof {show} that address, getpeername the one asked for",
-                destination(to)
-            )
-        }
-    };
-    if is_audit {
-        format!("the caller sees no difference; enforced, {effect}")
-    } else {
-        effect
-    }
-}
-
-/// `EACCES (13: …)`.
-fn told(errno: Errno) -> String {
-    let Errno {
-        name,
-        number,
-        meaning,
-    } = errno;
-    let old = if errno == errno::EPERM {
-        ""
-    } else {
-        "; EPERM on kernels before 5.18"
-    };
-    format!("{name} ({number}: {meaning}{old})")
-}
-
-/// A rule by its name, with the prefix that covers the address and where it was written.
-fn named(answer: &Answer<'_>, rule: &Rule) -> String {
-    let prefix = match answer.address {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(address) => rule.covering_prefix(address),
-    };
-    let prefix = prefix.map_or(String::new(), |prefix| prefix.to_string());
-    let origin = rule.origin.to_string();
-    if rule.is_nameless() {
-        return format!("{} ({prefix})", rule.label);
-    }
-    match rule.origin {
-        Origin::File { .. } => format!("{} ({prefix}, {origin})", rule.label),
-        Origin::Argument(_) => format!("{} ({prefix}, `{origin}`)", rule.label),
-    }
-}
-
-/// A rule that did not decide, and why.
-fn lost(answer: &Answer<'_>, case: &Case, loser: &Loser) -> String {
-    let Some(rule) = answer.rules.get(loser.rule as usize) else {
-        return format!("rule {}", loser.rule);
-    };
-    let decider = case.outcome.decider();
-    let decider = decider
-        .and_then(|index| answer.rules.get(index as usize))
-        .map_or("the rule that decides", |rule| rule.label.as_str());
-    let why = match loser.reason {
-        Reason::Exempt => "the address is exempt from rules as wide as this one".to_owned(),
-        Reason::ShorterPrefix => format!("its prefix is shorter than that of {decider}"),
-        Reason::FewerConditions => format!("at the same prefix, {decider} has more conditions"),
-        Reason::WrittenLater => format!("{decider} does the same and is written first"),
-        Reason::Proto => match rule.proto {
-            Some(proto) => format!("it is for {proto:?} only").to_lowercase(),
-            None => "it is for another protocol".to_owned(),
-        },
-        Reason::Ports => {
-            let ports: Vec<_> = rule.ports.iter().map(range).collect();
-            match ports.as_slice() {
-                [port] if !port.contains('-') => format!("it is for port {port} only"),
-                ports => format!("it is for ports {} only", ports.join(", ")),
-            }
-        }
-    };
-    format!("{}, which would {}: {why}", named(answer, rule), action(rule))
-}
-
-/// The action as a policy file has it.
-pub(super) const fn action(rule: &Rule) -> &'static str {
-    match rule.action {
-        RuleAction::Allow => "allow",
-        RuleAction::Reject => "reject",
-        RuleAction::Redirect(_) => "redirect",
-    }
+    connects
 }

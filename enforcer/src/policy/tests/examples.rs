@@ -4,24 +4,38 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use enforcer_common::{
     address::EXEMPT_PREFIXES,
-    clause::{MAX_ENTRIES, MAX_WALK},
+    clause::{MAX_CANARY_LISTS, MAX_ENTRIES, MAX_WALK},
     errno::CHOICES,
 };
 use ipnet::Ipv6Net;
 
 use super::super::{
     MAX_DIAGNOSTICS, MAX_POLICY_BYTES, MAX_PREFIXES_FILE_BYTES, Policy, argument::RuleArgument,
-    compile::compile, document::*, live::Live,
+    compile::compile, document::*, live::Live, value::MAX_REASON_BYTES,
 };
+use crate::names::MAX_NAMES;
 
 const EXAMPLES: &str = "../examples";
 const MANUAL: &str = include_str!("../../../../docs/policy.md");
+const REDIRECTS: &str = include_str!("../../../../docs/redirect.md");
 
 /// The code blocks of the manual in one language.
 fn blocks(language: &str) -> Vec<&'static str> {
+    blocks_of(MANUAL, language)
+}
+
+fn blocks_of(page: &'static str, language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
-    let blocks = MANUAL.split(&fence).skip(1);
+    let blocks = page.split(&fence).skip(1);
     blocks.map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+/// Every policy of the manual, and of the page on redirects.
+pub(super) fn policies() -> Vec<&'static str> {
+    [MANUAL, REDIRECTS]
+        .into_iter()
+        .flat_map(|page| blocks_of(page, "toml"))
+        .collect()
 }
 
 /// The policy compiles for each of its targets.
@@ -50,8 +64,8 @@ fn each_example_compiles() {
 
 #[test]
 fn each_policy_of_the_manual_compiles() {
-    let policies = blocks("toml");
-    assert!(policies.len() >= 4);
+    let policies = policies();
+    assert!(policies.len() >= 10);
     for text in policies {
         // Prefixes files that it names are those of the examples.
         let path = Path::new(EXAMPLES).join("policy.md");
@@ -125,6 +139,13 @@ fn the_manual_states_the_limits_as_they_are() {
         ),
         format!("| clauses on one list | {MAX_WALK} |"),
         format!("| policy file | {} MiB |", MAX_POLICY_BYTES >> 20),
+        format!(
+            "| names that are looked up | {},{:03} |",
+            MAX_NAMES / 1000,
+            MAX_NAMES % 1000
+        ),
+        format!("| different lists of canaries | {MAX_CANARY_LISTS} |"),
+        format!("one line of at most {MAX_REASON_BYTES} bytes |"),
         format!(
             "| prefixes file | {} MiB, 64 KiB a line |",
             MAX_PREFIXES_FILE_BYTES >> 20

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// What policies are made of, and what mistakes are made of.
-const PIECES: [&str; 64] = [
+const PIECES: [&str; 84] = [
     "version = 1\n",
     "version = 2\n",
     "version",
@@ -64,6 +64,26 @@ const PIECES: [&str; 64] = [
     "ports = []\n",
     "proto = \"tcp\"\n",
     "proto = \"sctp\"\n",
+    "host = \"a.example\"\n",
+    "host = \"*\"\n",
+    "to_host = \"b.example:80\"\n",
+    "to = \"embedded\"\n",
+    "to = \"198.51.100.0/24\"\n",
+    "to = \"2001:db8:9::/32\"\n",
+    "resolve = \"target\"\n",
+    "allow_private = true\n",
+    "without_twin = \"allow\"\n",
+    "transparent = false\n",
+    "uid = 0\n",
+    "uid = [0, \"5-9\", -1]\n",
+    "enabled = false\n",
+    "expires = \"2h\"\n",
+    "expires = 2030-01-31T18:00:00Z\n",
+    "expires = 2030-01-31\n",
+    "rollout = 25\n",
+    "rollout = 100\n",
+    "by = \"process\"\n",
+    "canary = [\"a\"]\n",
     "\n",
     "\r\n",
     "\r",

@@ -3,12 +3,15 @@
 mod advice;
 mod compiling;
 mod examples;
+mod explained;
 mod explaining;
 mod garbage;
+mod language;
 mod loading;
 mod mistakes;
 mod property;
 mod reference;
+mod schema;
 
 use std::path::Path;
 

@@ -245,7 +245,7 @@ pub(super) fn connect() -> impl Strategy<Value = (Ipv6Addr, Connect, Option<Unmo
 }
 
 /// A connect with everything that decisions can ask about it.
-fn full_connect() -> impl Strategy<Value = (Ipv6Addr, Connect, Known)> {
+pub(super) fn full_connect() -> impl Strategy<Value = (Ipv6Addr, Connect, Known)> {
     (
         connect(),
         select(&UIDS[..]),
@@ -291,7 +291,7 @@ pub(super) fn cases() -> ProptestConfig {
 }
 
 /// Addresses of names: few, so that names share some.
-fn answers(rules: &[Rule], seed: &[(usize, usize, u8)]) -> Answers {
+pub(super) fn answers(rules: &[Rule], seed: &[(usize, usize, u8)]) -> Answers {
     let mut answers = Answers::new();
     for (index, rule) in (0..).zip(rules) {
         let Some(host) = &rule.host else { continue };
@@ -314,7 +314,7 @@ fn answers(rules: &[Rule], seed: &[(usize, usize, u8)]) -> Answers {
     answers
 }
 
-fn live(rules: &[Rule], seed: &[u64]) -> Live {
+pub(super) fn live(rules: &[Rule], seed: &[u64]) -> Live {
     let mut live = Live::default();
     for (index, rule) in (0..).zip(rules) {
         let of_rule = seed.get(index as usize).copied().unwrap_or(2);
@@ -330,7 +330,11 @@ fn live(rules: &[Rule], seed: &[u64]) -> Live {
 }
 
 /// Takes rules out until those that are left can stand together, and checks that the compiler agrees at each step.
-fn without_mistakes(rules: &mut Vec<Rule>, groups: &[GroupName], live: &Live) -> Result<(), TestCaseError> {
+pub(super) fn without_mistakes(
+    rules: &mut Vec<Rule>,
+    groups: &[GroupName],
+    live: &Live,
+) -> Result<(), TestCaseError> {
     let mistaken = |rules: &[Rule], i: usize| {
         rules[..i].iter().any(|a| reference::tie(a, &rules[i], groups))
             || reference::leads_nowhere(rules, i, groups)

@@ -170,7 +170,7 @@ pub(super) fn decide(policy: &Policy<'_>, address: Ipv6Addr, connect: &Connect, 
             .rule
             .rollout
             .as_ref()
-            .is_some_and(|rollout| is_left_out(one, rollout, address, connect, known))
+            .is_some_and(|rollout| is_left_out(one.rule, rollout, address, connect, known))
         {
             told.left_out = told.left_out.or(Some(one.index));
             continue;
@@ -271,8 +271,9 @@ fn does(
     }
 }
 
-fn is_left_out(
-    one: &Candidate<'_>,
+/// Whether the rule's rollout leaves the connect out.
+pub(super) fn is_left_out(
+    rule: &Rule,
     rollout: &Rollout,
     address: Ipv6Addr,
     connect: &Connect,
@@ -282,16 +283,12 @@ fn is_left_out(
     if is_canary || rollout.percent == 100 {
         return false;
     }
-    let key = match (rollout.by, &one.rule.host) {
+    let key = match (rollout.by, &rule.host) {
         (RolloutBy::Target, _) => connect.rollout_key,
         (RolloutBy::Process, _) => known.process,
         (RolloutBy::Destination, Some(host)) => text_hash(host.name.as_str().as_bytes()),
         (RolloutBy::Destination, None) => {
-            let covering = one
-                .rule
-                .prefixes
-                .iter()
-                .filter(|prefix| prefix.contains(&address));
+            let covering = rule.prefixes.iter().filter(|prefix| prefix.contains(&address));
             let widest = covering.min_by_key(|prefix| prefix.prefix_len()).unwrap();
             let text: Vec<u8> = widest
                 .network()
@@ -302,10 +299,10 @@ fn is_left_out(
             text_hash(&text)
         }
     };
-    rollout_hash(text_hash(one.rule.label.as_bytes()), key) >= rollout_below(rollout.percent)
+    rollout_hash(text_hash(rule.label.as_bytes()), key) >= rollout_below(rollout.percent)
 }
 
-/// Whether two rules tie: at one prefix, for one connect, with as many conditions and another outcome.
+/// Whether two rules tie: at one prefix or name, for one connect, with as many conditions and another outcome.
 /// Every protocol, port and user is tried.
 pub(super) fn tie(a: &Rule, b: &Rule, groups: &[GroupName]) -> bool {
     let errno = |rule: &Rule| (rule.action != RuleAction::Allow).then_some(rule.errno.number);
@@ -321,11 +318,16 @@ pub(super) fn tie(a: &Rule, b: &Rule, groups: &[GroupName]) -> bool {
         && a.mode == b.mode
         && conditions(a) == conditions(b)
         && (&a.action, errno(a)) != (&b.action, errno(b))
-        && a.prefixes.iter().any(|prefix| b.prefixes.contains(prefix))
+        && (a.prefixes.iter().any(|prefix| b.prefixes.contains(prefix)) || is_one_name(a, b))
         && connects().any(|(port, protocol)| {
             UIDS.iter()
                 .any(|&uid| matches(a, port, protocol, uid) && matches(b, port, protocol, uid))
         })
+}
+
+fn is_one_name(a: &Rule, b: &Rule) -> bool {
+    let name = |rule: &Rule| rule.host.as_ref().map(|host| host.name.clone());
+    name(a).is_some() && name(a) == name(b)
 }
 
 /// Whether a redirect makes a connect that would be rejected, or redirected by the same rule again.
@@ -348,7 +350,8 @@ pub(super) fn leads_nowhere(rules: &[Rule], index: usize, groups: &[GroupName]) 
             if one.index == index || one.rule.action == RuleAction::Reject {
                 return true;
             }
-            if one.rule.rollout.is_none() && one.rule.expires.is_none() {
+            let takes_all = |rollout: &Rollout| rollout.percent == 100;
+            if one.rule.rollout.as_ref().is_none_or(takes_all) && one.rule.expires.is_none() {
                 return false;
             }
         }
