@@ -12,7 +12,7 @@ use super::{
     check::place_of,
     diagnostic::{Diagnostic, Place, Severity},
     parse::Report,
-    rule::{Expires, GroupName, RedirectTo, Rollout, Rule, RuleAction},
+    rule::{Expires, GroupName, Origin, RedirectTo, Rollout, Rule, RuleAction},
     source::Source,
     udp_advice::UdpRules,
     value::{nearest, quote},
@@ -213,6 +213,8 @@ fn sends(policy: &Policy, udp: &UdpRules<'_>, source: Option<&Source>, report: &
     let mut covering = policy.rules.iter().filter(|rule| {
         rule.enabled
             && matches!(rule.action, RuleAction::Redirect(_))
+            // A policy is written once; a command line is typed again and again.
+            && matches!(rule.origin, Origin::File { .. })
             && rule.proto != Some(Proto::Tcp)
             && !(rule.proto.is_none() && udp.decide_all_of(rule))
     });
