@@ -28,6 +28,7 @@ use crate::{
     protocol::{Connect, SocketKind},
 };
 
+mod batch;
 mod callers;
 mod check;
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod tests;
 mod words;
 mod world;
 
+pub use batch::{Batch, batches};
 pub use callers::Callers;
 pub use world::World;
 
@@ -68,8 +70,8 @@ pub struct Group {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Target {
-    /// Its name.
-    pub name: String,
+    /// Its name; that of the group where absent.
+    pub name: Option<String>,
     /// The groups it uses.
     #[serde(rename = "use")]
     pub groups: Vec<String>,
@@ -78,7 +80,7 @@ pub struct Target {
 impl Default for Target {
     fn default() -> Self {
         Self {
-            name: "table".to_owned(),
+            name: None,
             groups: vec![DEFAULT_GROUP.to_owned()],
         }
     }
@@ -214,13 +216,18 @@ impl Group {
         arguments
     }
 
-    /// The policy file, if it has one, with the cgroup at that path as its target.
+    /// The name of the target that is governed, in a policy file.
     #[must_use]
-    pub fn policy_file(&self, cgroup: &str) -> Option<String> {
+    pub fn target_name(&self) -> &str {
+        self.target.name.as_ref().unwrap_or(&self.name)
+    }
+
+    /// The policy file, if it has one, with the cgroup at `/table` as its target.
+    fn policy_file(&self) -> Option<String> {
         let policy = self.policy.as_ref()?;
-        let Target { name, groups } = &self.target;
+        let (name, groups) = (self.target_name(), &self.target.groups);
         Some(format!(
-            "version = 1\n{policy}\n[[target]]\nname = {name:?}\ncgroup = {cgroup:?}\nuse = {groups:?}\n"
+            "version = 1\n{policy}\n[[target]]\nname = {name:?}\ncgroup = \"/table\"\nuse = {groups:?}\n"
         ))
     }
 
@@ -230,7 +237,7 @@ impl Group {
     ///
     /// When they are no policy.
     pub fn checked_policy(&self) -> Result<Policy> {
-        if let Some(text) = self.policy_file("/table") {
+        if let Some(text) = self.policy_file() {
             return Ok(Policy::from_text(Path::new("policy.toml"), text, Vec::new())?.0);
         }
         let rule = |text: &String| -> Result<RuleArgument> {
@@ -274,12 +281,16 @@ impl Case {
     /// that shall include it do, and the others do not.
     #[must_use]
     pub fn is_about(&self, rules: &[Rule], process: u32) -> bool {
-        let named = |names: &[String], rule: &Rule| names.contains(&rule.label);
         rules.iter().all(|rule| match &rule.rollout {
             Some(rollout) if rollout.by == RolloutBy::Process => {
                 let hash = rollout_hash(text_hash(rule.label.as_bytes()), process);
                 let is_in = hash < rollout_below(rollout.percent);
-                !(named(&self.excluded_by, rule) && is_in) && !(named(&self.included_by, rule) && !is_in)
+                let contradicting = if is_in {
+                    &self.excluded_by
+                } else {
+                    &self.included_by
+                };
+                !contradicting.contains(&rule.label)
             }
             _ => true,
         })

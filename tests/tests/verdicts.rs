@@ -39,7 +39,7 @@ use enforcer_tests::{
     netns::NetnsFixture,
     place::Place,
     protocol::{Answer, Connect as Ping, SocketKind},
-    verdicts::{Call, Callers, Case, Expect, Group, Needs, World, load},
+    verdicts::{Batch, Call, Callers, Case, Expect, Group, Needs, World, batches, load},
     wait::{PATIENCE, eventually},
 };
 use rustix::process::getuid;
@@ -95,7 +95,7 @@ fn live(policy: &Policy) -> Live {
 /// The lists of canaries that name the group's target.
 fn canaries(group: &Group, policy: &Policy) -> u64 {
     let rollouts = policy.rules.iter().filter_map(|rule| rule.rollout.as_ref());
-    let naming = rollouts.filter(|rollout| rollout.canary.contains(&group.target.name));
+    let naming = rollouts.filter(|rollout| rollout.canary.iter().any(|name| name == group.target_name()));
     naming.fold(0, |canaries, rollout| canaries | 1 << (rollout.canary_list - 1))
 }
 
@@ -137,7 +137,7 @@ fn the_table_through_decide() {
             };
             let address = words_from_octets(case.dest.octets());
             let connect = Connect {
-                rollout_key: text_hash(group.target.name.as_bytes()),
+                rollout_key: text_hash(group.target_name().as_bytes()),
                 canaries: canaries(&group, &policy),
                 ..Connect::new(address, case.port, protocol, group.mode)
             };
@@ -158,8 +158,8 @@ const NAME: &str = "the_table_through_connect";
 fn the_table_through_connect() {
     let support = Support::probe().unwrap();
     let mut missing = Vec::new();
-    for group in load().unwrap() {
-        missing.extend(Execution::of(&group, support).run());
+    for batch in batches(&load().unwrap()).unwrap() {
+        missing.extend(run(&batch, support));
     }
     missing.sort_unstable();
     missing.dedup();
@@ -189,6 +189,53 @@ fn ping_is_governed() -> bool {
     })
 }
 
+/// Executes groups under one `enforcer run`. What the kernel lacks for some of them comes back.
+fn run(batch: &Batch<'_>, support: Support) -> Vec<Need> {
+    let mut executions: Vec<_> = batch
+        .groups
+        .iter()
+        .map(|group| Execution::of(group, support))
+        .collect();
+    for one in &mut executions {
+        one.ungoverned("before");
+    }
+    let files = tempfile::tempdir().unwrap();
+    let cgroups: Vec<_> = executions.iter().map(|one| one.cgroup.relative_path()).collect();
+    let arguments = arguments(batch, &cgroups, files.path());
+    let place = Place::outside(&executions[0].world.netns);
+    let enforcer = Enforcer::run(&place, arguments).unwrap();
+    let mut events = 0;
+    for one in &mut executions {
+        for case in &one.group.cases {
+            one.governed(&enforcer, case, &mut events);
+        }
+    }
+    let finished = enforcer.terminate().unwrap();
+    assert!(finished.status.success(), "{finished:?}");
+    let after = finished.stdout.get(events..);
+    assert_eq!(after, Some(&[][..]), "events after the last one, of {events}");
+    for one in &mut executions {
+        one.ungoverned("after");
+    }
+    executions.into_iter().flat_map(|one| one.missing).collect()
+}
+
+/// What `enforcer run` is told to govern those cgroups. Files that it needs are in that directory.
+fn arguments(batch: &Batch<'_>, cgroups: &[String], files: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["--output", "json"].map(OsString::from).into();
+    match batch.policy_file(cgroups).unwrap() {
+        None => arguments.extend(["--cgroup", &cgroups[0]].map(OsString::from)),
+        Some(text) => {
+            let policy = files.join("policy.toml");
+            fs::write(&policy, text).unwrap();
+            arguments.extend(["--policy".into(), policy.into()]);
+            arguments.extend(["--state-dir".into(), files.join("state").into()]);
+        }
+    }
+    arguments.extend(batch.groups[0].arguments().into_iter().map(OsString::from));
+    arguments
+}
+
 /// One group, with the programs loaded.
 struct Execution<'group> {
     group: &'group Group,
@@ -211,44 +258,6 @@ impl<'group> Execution<'group> {
             cgroup: CgroupFixture::new("verdicts").unwrap(),
             missing: Vec::new(),
         }
-    }
-
-    fn run(mut self) -> Vec<Need> {
-        self.ungoverned("before");
-        let files = tempfile::tempdir().unwrap();
-        let enforcer =
-            Enforcer::run(&Place::outside(&self.world.netns), self.arguments(files.path())).unwrap();
-        let mut events = 0;
-        for case in &self.group.cases {
-            self.governed(&enforcer, case, &mut events);
-        }
-        let finished = enforcer.terminate().unwrap();
-        assert!(finished.status.success(), "{finished:?}");
-        assert_eq!(
-            finished.stdout.len(),
-            events,
-            "events after the last one: {:?}",
-            finished.stdout
-        );
-        self.ungoverned("after");
-        self.missing
-    }
-
-    /// What `enforcer run` is told. Files that it needs are in that directory.
-    fn arguments(&self, files: &Path) -> Vec<OsString> {
-        let mut arguments: Vec<OsString> = ["--output", "json"].map(OsString::from).into();
-        let cgroup = self.cgroup.relative_path();
-        match self.group.policy_file(&cgroup) {
-            None => arguments.extend(["--cgroup", &cgroup].map(OsString::from)),
-            Some(text) => {
-                let policy = files.join("policy.toml");
-                fs::write(&policy, text).unwrap();
-                arguments.extend(["--policy".into(), policy.into()]);
-                arguments.extend(["--state-dir".into(), files.join("state").into()]);
-            }
-        }
-        arguments.extend(self.group.arguments().into_iter().map(OsString::from));
-        arguments
     }
 
     fn call(&mut self, case: &Case) -> Answer {
@@ -287,7 +296,7 @@ impl<'group> Execution<'group> {
             self.missing.push(Need::GovernedPing);
             return;
         }
-        let event = enforcer.wait_for_events(*events + 1).unwrap().remove(*events);
+        let event = enforcer.wait_for_event(*events).unwrap();
         *events += 1;
         if case.needs == Some(Needs::V6only) && self.support.v6only_mask.is_none() {
             self.missing.push(Need::V6OnlyVisible);
@@ -373,22 +382,29 @@ impl<'group> Execution<'group> {
             Call::Sendto => ("sendmsg", Some(1)),
             Call::Connect | Call::ConnectAndSend => ("connect", None),
         };
-        let target = self.group.policy.as_ref().map(|_| &self.group.target.name);
         let cgroup = self.cgroup.relative_path();
+        let target = match self.group.policy {
+            Some(_) => self.group.target_name(),
+            None => &cgroup,
+        };
+        let told = |name: &Option<String>| {
+            let rule = self.rules.iter().find(|rule| Some(&rule.label) == name.as_ref());
+            json!(rule.map(|rule| self.group.name_in_batch(&rule.label, rule.rollout.is_some())))
+        };
         for (field, wanted) in [
             ("verdict", json!(word(expect.verdict))),
             ("would", json!(expect.would.map(word))),
-            ("would_rule", json!(expect.would_rule)),
+            ("would_rule", told(&expect.would_rule)),
             ("mode", json!(mode)),
             ("errno", json!(expect.errno.map(|errno| errno.name))),
             ("daddr", json!(case.dest)),
             ("dport", json!(case.port)),
-            ("rule", json!(expect.rule)),
+            ("rule", told(&expect.rule)),
             ("unmovable", json!(unmovable)),
-            ("left_out", json!(expect.left_out)),
+            ("left_out", told(&expect.left_out)),
             ("hook", json!(hook)),
             ("datagrams", json!(datagrams)),
-            ("target", json!(target.unwrap_or(&cgroup))),
+            ("target", json!(target)),
             ("cgroup", json!(cgroup)),
             ("cgroup_id", json!(self.cgroup.id())),
             ("pid", json!(answer.pid)),

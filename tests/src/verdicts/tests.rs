@@ -84,19 +84,53 @@ fn rules_become_arguments() {
             "--audit"
         ]
     );
-    assert_eq!(groups[0].policy_file("/x"), None);
+    let batches = batches(&groups).unwrap();
+    assert_eq!(batches[0].policy_file(&["/x".to_owned()]).unwrap(), None);
 }
 
 #[test]
-fn a_policy_gets_the_cgroup_as_its_target() {
-    let text = with_policy(", excluded_by = [\"half\", \"few\"]", "verdict = \"allow\"")
-        .replace("rollout = 1\n", "rollout = 10\n");
-    let mut group = parse(&text).unwrap().remove(0);
-    group.target.groups = vec!["a".to_owned(), "default".to_owned()];
-    let file = group.policy_file("/x/\"y\"").unwrap();
-    let target = "[[target]]\nname = \"table\"\ncgroup = \"/x/\\\"y\\\"\"\nuse = [\"a\", \"default\"]\n";
-    assert!(file.ends_with(target), "{file}");
-    assert!(group.arguments().is_empty());
+fn groups_with_policies_are_governed_together_and_stay_apart() {
+    let one = |name: &str, rule: &str, rest: &str| {
+        format!(
+            "[[group]]\nname = \"{name}\"\n{rest}\npolicy = \"\"\"\n[[rule]]\nname = \"r\"\nprefix = \"internet\"\n\
+             action = \"reject\"\n{rule}\n\"\"\"\ncase = [{{ dest = \"fd00::1\", port = 1, expect = {{ verdict = \"allow\" }} }}]\n"
+        )
+    };
+    let text = [
+        one("a", "", ""),
+        one("audited", "", "mode = \"audit\""),
+        one(
+            "b",
+            "groups = [\"g\", \"h\"]",
+            "target = { name = \"t\", use = [\"g\"] }",
+        ),
+        one("c", "rollout = 1", ""),
+        one("same rollout", "rollout = 2", ""),
+        one("same target", "", "target = { name = \"t\" }"),
+    ];
+    let groups = parse(&(text.concat() + &table("enforce", "", "verdict = \"allow\""))).unwrap();
+    let batches = batches(&groups).unwrap();
+    let names =
+        |batch: &Batch<'_>| -> Vec<_> { batch.groups.iter().map(|group| group.name.clone()).collect() };
+    assert_eq!(
+        batches.iter().map(names).collect::<Vec<_>>(),
+        [
+            &["a", "b", "c"][..],
+            &["audited"],
+            &["same rollout", "same target"],
+            &["g"]
+        ]
+    );
+    let cgroups = ["/1", "/2", "/3"].map(str::to_owned);
+    let file = batches[0].policy_file(&cgroups).unwrap().unwrap();
+    let (policy, _) = Policy::from_text(Path::new("policy.toml"), file, Vec::new()).unwrap();
+    let labels: Vec<_> = policy.rules.iter().map(|rule| rule.label.as_str()).collect();
+    assert_eq!(labels, ["a: r", "b: r", "r"]);
+    for (index, (target, name)) in policy.targets.iter().zip(["a", "t", "c"]).enumerate() {
+        assert_eq!(target.name, name);
+        let of_target = policy.rules.iter().map(|rule| rule.is_in(&target.groups));
+        assert_eq!(of_target.collect::<Vec<_>>(), [0, 1, 2].map(|rule| rule == index));
+    }
 }
 
 #[test]
