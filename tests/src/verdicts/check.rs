@@ -33,7 +33,6 @@ fn check_group(group: &Group) -> Result<()> {
         ensure!(!rule.is_nameless(), "rule {:?} has no name", rule.label);
         ensure!(rule.host.is_none(), "rule {:?} asks nameservers", rule.label);
     }
-    // Policy files are checked for it; arguments may repeat a name only together with one.
     if let Some(name) = repeated(rules.iter().map(|rule| rule.label.as_str())) {
         anyhow::bail!("two rules are named {name:?}");
     }
