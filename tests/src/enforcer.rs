@@ -158,6 +158,16 @@ impl Enforcer {
         parse_events(&self.process.wait_for_lines(Stream::Stdout, count, PATIENCE)?)
     }
 
+    /// The event of that index on standard output, counted from 0; for `--output json`.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come in time, or is not JSON.
+    pub fn wait_for_event(&self, index: usize) -> Result<Value> {
+        let line = self.process.line(Stream::Stdout, index, PATIENCE)?;
+        parse_events(&[line])?.pop().context("read an event")
+    }
+
     /// Ends it as an operator does, with SIGTERM, and waits until it has detached and ended.
     ///
     /// # Errors

@@ -219,6 +219,13 @@ pub enum Request {
     },
     /// Report who the client is.
     Whoami,
+    /// Do that with another real user; what the client may do stays, and after it the user is who it was.
+    As {
+        /// The user.
+        uid: u32,
+        /// What shall be done.
+        request: Box<Request>,
+    },
     /// Start a child process, let it do that, and pass on its answer.
     Child {
         /// What it shall do.

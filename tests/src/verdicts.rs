@@ -1,17 +1,23 @@
-//! The verdict table, `cases/verdicts.toml`: which connect gets which verdict, as data.
+//! The verdict table, `cases/verdicts.toml` and what it includes: which connect gets which verdict, as data.
 //!
-//! [`load`] reads and checks it; [`World`] is a namespace in which every connect of a group would succeed. What
-//! runs the cases, through `decide` and through `connect(2)`, is not here.
+//! [`load`] reads it, and has the room `check` see to it that it makes sense; [`World`] is a namespace in which every
+//! connect of a group would succeed. What runs the cases, through `decide` and through the kernel, is not here.
 
 use std::{
     collections::BTreeSet,
     fs,
     net::{Ipv6Addr, SocketAddr, SocketAddrV6},
+    path::Path,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use enforcer::policy::{
+    Policy,
+    argument::RuleArgument,
+    rule::{DEFAULT_GROUP, RolloutBy, Rule},
+};
 use enforcer_common::{
-    clause::Action,
+    clause::{Action, rollout_below, rollout_hash, text_hash},
     decide::{Mode, Unmovable},
     errno::Errno,
 };
@@ -22,11 +28,16 @@ use crate::{
     protocol::{Connect, SocketKind},
 };
 
-mod rule;
+mod batch;
+mod callers;
+mod check;
+#[cfg(test)]
+mod tests;
 mod words;
 mod world;
 
-use rule::NamedRule;
+pub use batch::{Batch, batches};
+pub use callers::Callers;
 pub use world::World;
 
 /// Index of loopback, in every namespace: it is the first interface.
@@ -42,13 +53,40 @@ pub struct Group {
     #[serde(default = "enforce", deserialize_with = "words::mode")]
     pub mode: Mode,
     /// Rules as on the command line: `--reject 2001:db8::/32,name=doc`.
+    #[serde(default)]
     pub rules: Vec<String>,
+    /// The text of a policy file instead, without its targets.
+    #[serde(default)]
+    pub policy: Option<String>,
+    /// The target that the governed cgroup is in that file.
+    #[serde(default)]
+    pub target: Target,
     /// The connects.
     #[serde(rename = "case")]
     pub cases: Vec<Case>,
 }
 
-/// One connect.
+/// The governed cgroup, as a target of a policy file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Target {
+    /// Its name; that of the group where absent.
+    pub name: Option<String>,
+    /// The groups it uses.
+    #[serde(rename = "use")]
+    pub groups: Vec<String>,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            name: None,
+            groups: vec![DEFAULT_GROUP.to_owned()],
+        }
+    }
+}
+
+/// One connect, or one datagram.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
@@ -59,17 +97,42 @@ pub struct Case {
     /// What it is made with.
     #[serde(default = "tcp")]
     pub socket: SocketKind,
+    /// Which calls are made.
+    #[serde(default)]
+    pub call: Call,
     /// `IPV6_V6ONLY`; left as the system has it where absent.
     #[serde(default)]
     pub v6only: Option<bool>,
     /// Address the socket is bound to.
     #[serde(default)]
     pub bind: Option<Ipv6Addr>,
+    /// Real user of the caller; that of the tests where absent.
+    #[serde(default)]
+    pub uid: Option<u32>,
+    /// Rules with a rollout by process that includes the caller's.
+    #[serde(default)]
+    pub included_by: Vec<String>,
+    /// Rules with a rollout by process that leaves the caller's out.
+    #[serde(default)]
+    pub excluded_by: Vec<String>,
     /// What the kernel must be able to do beyond the socket itself.
     #[serde(default)]
     pub needs: Option<Needs>,
     /// What must come of it.
     pub expect: Expect,
+}
+
+/// The calls of a case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Call {
+    /// A connect.
+    #[default]
+    Connect,
+    /// A datagram from an unconnected socket.
+    Sendto,
+    /// A connect, and then a datagram with a traffic class, as QUIC sends. Only the connect is judged.
+    ConnectAndSend,
 }
 
 /// What a case needs of the kernel that its socket does not tell.
@@ -96,13 +159,16 @@ pub struct Expect {
     /// The rule that acts.
     #[serde(default)]
     pub rule: Option<String>,
-    /// In audit mode, what would have been done.
+    /// What a rule would have done that only tells, because it or the cgroup is in audit mode.
     #[serde(default, deserialize_with = "words::some_action")]
     pub would: Option<Action>,
     /// The rule that would have done it.
     #[serde(default)]
     pub would_rule: Option<String>,
-    /// Why a redirect to IPv4 was a rejection, or would have been.
+    /// The rule that would have counted, had its rollout included the connect.
+    #[serde(default)]
+    pub left_out: Option<String>,
+    /// Why a redirect was a rejection, or would have been.
     #[serde(default, deserialize_with = "words::unmovable")]
     pub unmovable: Option<Unmovable>,
 }
@@ -110,6 +176,9 @@ pub struct Expect {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
+    /// Files with more of it, relative to this one.
+    #[serde(default)]
+    include: Vec<String>,
     group: Vec<Group>,
 }
 
@@ -119,32 +188,27 @@ struct Table {
 ///
 /// When it cannot be read or understood, and the first case that contradicts itself or its rules.
 pub fn load() -> Result<Vec<Group>> {
-    let path = tests_directory().join("cases/verdicts.toml");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    parse(&text).with_context(|| format!("understand {}", path.display()))
-}
-
-fn parse(text: &str) -> Result<Vec<Group>> {
-    let table: Table = toml::from_str(text)?;
-    let mut names = BTreeSet::new();
-    for group in &table.group {
-        ensure!(names.insert(&group.name), "two groups are named {:?}", group.name);
-        group.check().with_context(|| format!("group {:?}", group.name))?;
+    let cases = tests_directory().join("cases");
+    let mut table = read(&cases.join("verdicts.toml"))?;
+    for path in std::mem::take(&mut table.include) {
+        let more = read(&cases.join(&path))?;
+        ensure!(more.include.is_empty(), "{path} includes files itself");
+        table.group.extend(more.group);
     }
+    check::check(&table.group)?;
     Ok(table.group)
 }
 
+fn read(path: &Path) -> Result<Table> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("understand {}", path.display()))
+}
+
 impl Group {
-    /// The rules as arguments of the command line: flag, value, flag, value, ….
+    /// The rules as arguments of the command line, `--reject`, value, …, and the option that sets the mode.
     #[must_use]
     pub fn arguments(&self) -> Vec<&str> {
-        self.rules.iter().flat_map(|rule| rule.splitn(2, ' ')).collect()
-    }
-
-    /// The same, with the option that sets the group's mode.
-    #[must_use]
-    pub fn arguments_with_mode(&self) -> Vec<&str> {
-        let mut arguments = self.arguments();
+        let mut arguments: Vec<_> = self.rules.iter().flat_map(|rule| rule.splitn(2, ' ')).collect();
         match self.mode {
             Mode::Enforce => {}
             Mode::Audit => arguments.push("--audit"),
@@ -152,22 +216,45 @@ impl Group {
         arguments
     }
 
-    fn check(&self) -> Result<()> {
-        ensure!(!self.cases.is_empty(), "it has no cases");
-        let mut rules: Vec<NamedRule<'_>> = Vec::new();
-        for text in &self.rules {
-            let rule = NamedRule::parse(text).with_context(|| format!("rule {text:?}"))?;
-            ensure!(
-                rules.iter().all(|other| other.name != rule.name),
-                "two rules are named {:?}",
-                rule.name
-            );
-            rules.push(rule);
+    /// The name of the target that is governed, in a policy file.
+    #[must_use]
+    pub fn target_name(&self) -> &str {
+        self.target.name.as_ref().unwrap_or(&self.name)
+    }
+
+    /// The policy file, if it has one, with the cgroup at `/table` as its target.
+    fn policy_file(&self) -> Option<String> {
+        let policy = self.policy.as_ref()?;
+        let (name, groups) = (self.target_name(), &self.target.groups);
+        Some(format!(
+            "version = 1\n{policy}\n[[target]]\nname = {name:?}\ncgroup = \"/table\"\nuse = {groups:?}\n"
+        ))
+    }
+
+    /// The rules, after every check of the policy room.
+    ///
+    /// # Errors
+    ///
+    /// When they are no policy.
+    pub fn checked_policy(&self) -> Result<Policy> {
+        if let Some(text) = self.policy_file() {
+            return Ok(Policy::from_text(Path::new("policy.toml"), text, Vec::new())?.0);
         }
-        self.cases.iter().enumerate().try_for_each(|(index, case)| {
-            case.check(self.mode, &rules)
-                .with_context(|| format!("case {index}, to {} port {}", case.dest, case.port))
-        })
+        let rule = |text: &String| -> Result<RuleArgument> {
+            let (flag, value) = text.split_once(' ').context("it has no value")?;
+            Ok(match flag {
+                "--reject" => RuleArgument::reject(value)?,
+                "--redirect" => RuleArgument::redirect(value)?,
+                "--allow" => RuleArgument::allow(value)?,
+                _ => bail!("{flag} is not a kind of rule"),
+            })
+        };
+        let rules = self
+            .rules
+            .iter()
+            .map(|text| rule(text).with_context(|| format!("rule {text:?}")))
+            .collect::<Result<_>>()?;
+        Ok(Policy::load(None, rules)?.0)
     }
 }
 
@@ -190,65 +277,30 @@ impl Case {
         }
     }
 
-    fn check(&self, mode: Mode, rules: &[NamedRule<'_>]) -> Result<()> {
-        let expect = &self.expect;
-        let rule = |name: &Option<String>| -> Result<Option<&NamedRule<'_>>> {
-            name.as_ref()
-                .map(|name| {
-                    rules
-                        .iter()
-                        .find(|rule| rule.name == name)
-                        .with_context(|| format!("no rule is named {name:?}"))
-                })
-                .transpose()
-        };
-        let (acts, would_act) = (rule(&expect.rule)?, rule(&expect.would_rule)?);
-        ensure!(
-            expect.verdict == Action::Allow || acts.is_some(),
-            "a verdict other than allow needs the rule that acts"
-        );
-        ensure!(
-            expect.errno.is_some() == (expect.verdict == Action::Reject),
-            "a rejection has an errno, and nothing else has one"
-        );
-        if let (Some(errno), Some(rule)) = (expect.errno, acts) {
-            ensure!(
-                errno.name == rule.errno,
-                "rule {:?} has errno {}",
-                rule.name,
-                rule.errno
-            );
-        }
-        ensure!(
-            expect.redirect_to.is_some() == (expect.verdict == Action::Redirect),
-            "a redirected connect arrives somewhere, and nothing else does"
-        );
-        ensure!(
-            expect.would.is_some() == would_act.is_some(),
-            "would and would_rule belong together"
-        );
-        match mode {
-            Mode::Enforce => ensure!(expect.would.is_none(), "would is for audit mode"),
-            Mode::Audit => ensure!(
-                expect.verdict == Action::Allow && acts.is_none(),
-                "no rule acts in audit mode"
-            ),
-        }
-        let rejected = expect.verdict == Action::Reject || expect.would == Some(Action::Reject);
-        let (is_ping, is_v6only) = (self.socket == SocketKind::Ping, self.v6only == Some(true));
-        ensure!(
-            match expect.unmovable {
-                None => true,
-                // The table is of connects.
-                Some(Unmovable::Unconnected) => false,
-                Some(Unmovable::Ping) => rejected && is_ping,
-                Some(Unmovable::Bound) => rejected && self.bind.is_some_and(|bind| !bind.is_unspecified()),
-                Some(Unmovable::V6Only) => rejected && is_v6only && self.needs == Some(Needs::V6only),
-            },
-            "the socket is not unmovable for that reason, or the case does not say what it needs, or is not rejected"
-        );
-        Ok(())
+    /// Whether the case is about a process of that number, as the initial process namespace numbers it: the rollouts
+    /// that shall include it do, and the others do not.
+    #[must_use]
+    pub fn is_about(&self, rules: &[Rule], process: u32) -> bool {
+        rules.iter().all(|rule| match &rule.rollout {
+            Some(rollout) if rollout.by == RolloutBy::Process => {
+                let hash = rollout_hash(text_hash(rule.label.as_bytes()), process);
+                let is_in = hash < rollout_below(rollout.percent);
+                let contradicting = if is_in {
+                    &self.excluded_by
+                } else {
+                    &self.included_by
+                };
+                !contradicting.contains(&rule.label)
+            }
+            _ => true,
+        })
     }
+}
+
+/// A name that is there twice.
+fn repeated<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.into_iter().find(|name| !seen.insert(*name))
 }
 
 const fn enforce() -> Mode {
@@ -257,129 +309,4 @@ const fn enforce() -> Mode {
 
 const fn tcp() -> SocketKind {
     SocketKind::Tcp
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn table(mode: &str, case: &str, expect: &str) -> String {
-        format!(
-            "[[group]]\nname = \"g\"\nmode = \"{mode}\"\n\
-             rules = [\"--reject 2001:db8::/32,name=r\", \"--redirect 2001:db8:3::/48=192.0.2.7,errno=EACCES,name=m\"]\n\
-             case = [{{ dest = \"2001:db8::1\", port = 443{case}, expect = {{ {expect} }} }}]\n"
-        )
-    }
-
-    #[test]
-    fn the_table_makes_sense_and_is_not_small() {
-        let groups = load().unwrap();
-        let cases: usize = groups.iter().map(|group| group.cases.len()).sum();
-        assert!(cases >= 60, "{cases} cases");
-    }
-
-    #[test]
-    fn rules_become_arguments() {
-        let groups = parse(&table("audit", "", "verdict = \"allow\"")).unwrap();
-        assert_eq!(
-            groups[0].arguments_with_mode(),
-            [
-                "--reject",
-                "2001:db8::/32,name=r",
-                "--redirect",
-                "2001:db8:3::/48=192.0.2.7,errno=EACCES,name=m",
-                "--audit"
-            ]
-        );
-    }
-
-    #[test]
-    fn cases_that_contradict_themselves_or_their_rules_are_refused() {
-        let good = table(
-            "enforce",
-            "",
-            "verdict = \"reject\", errno = \"ENETUNREACH\", rule = \"r\"",
-        );
-        parse(&good).unwrap();
-        for (mode, case, expect, why) in [
-            (
-                "enforce",
-                "",
-                "verdict = \"reject\", errno = \"ENETUNREACH\"",
-                "needs the rule",
-            ),
-            (
-                "enforce",
-                "",
-                "verdict = \"reject\", rule = \"r\"",
-                "has an errno",
-            ),
-            (
-                "enforce",
-                "",
-                "verdict = \"reject\", rule = \"r\", errno = \"EACCES\"",
-                "rule \"r\" has errno ENETUNREACH",
-            ),
-            (
-                "enforce",
-                "",
-                "verdict = \"allow\", rule = \"x\"",
-                "no rule is named \"x\"",
-            ),
-            (
-                "enforce",
-                "",
-                "verdict = \"redirect\", rule = \"m\"",
-                "arrives somewhere",
-            ),
-            (
-                "enforce",
-                "",
-                "verdict = \"allow\", would = \"reject\", would_rule = \"r\"",
-                "would is for audit",
-            ),
-            (
-                "audit",
-                "",
-                "verdict = \"reject\", errno = \"ENETUNREACH\", rule = \"r\"",
-                "no rule acts in audit",
-            ),
-            (
-                "audit",
-                "",
-                "verdict = \"allow\", would = \"reject\"",
-                "belong together",
-            ),
-            (
-                "enforce",
-                ", v6only = true",
-                "verdict = \"reject\", rule = \"m\", errno = \"EACCES\", unmovable = \"v6only\"",
-                "does not say what it needs",
-            ),
-            (
-                "enforce",
-                ", sockets = \"udp\"",
-                "verdict = \"allow\"",
-                "unknown field `sockets`",
-            ),
-            (
-                "shadow",
-                "",
-                "verdict = \"allow\"",
-                "\"shadow\" is not one of enforce, audit",
-            ),
-            (
-                "enforce",
-                "",
-                "verdict = \"deny\"",
-                "\"deny\" is not one of allow, reject, redirect",
-            ),
-        ] {
-            let error = parse(&table(mode, case, expect)).map(|_| ()).unwrap_err();
-            assert!(
-                format!("{error:#}").contains(why),
-                "{mode} {case} {expect}: {error:#}"
-            );
-        }
-    }
 }

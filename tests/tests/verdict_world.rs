@@ -2,11 +2,10 @@
 //! under a policy failed because of the policy.
 
 use enforcer_tests::{
-    client::Client,
     need::{Need, need_given},
     place::Place,
     protocol::SocketKind,
-    verdicts::{World, load},
+    verdicts::{Callers, World, load},
     wait::{PATIENCE, eventually},
 };
 
@@ -16,10 +15,12 @@ fn every_connect_of_the_table_succeeds_ungoverned() {
     let mut has_mptcp = true;
     for group in load().unwrap() {
         let world = World::new(&group).unwrap();
-        let mut client = Client::start(&Place::outside(&world.netns)).unwrap();
+        let rules = group.checked_policy().unwrap().rules;
+        let mut callers = Callers::default();
         let mut arrivals = 0;
         for case in &group.cases {
-            let answer = client.connect(case.connect()).unwrap();
+            let place = Place::outside(&world.netns);
+            let answer = callers.call(&place, &rules, case).unwrap();
             if case.socket == SocketKind::Mptcp && answer.step.as_deref() == Some("socket") {
                 has_mptcp = false;
                 continue;

@@ -51,6 +51,7 @@ pub(super) fn unmovable<'de, D: serde::Deserializer<'de>>(
         ("ping", Unmovable::Ping),
         ("bound", Unmovable::Bound),
         ("v6only", Unmovable::V6Only),
+        ("unconnected", Unmovable::Unconnected),
     ];
     word(deserializer, words).map(Some)
 }

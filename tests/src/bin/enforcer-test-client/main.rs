@@ -18,6 +18,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use dns_lookup::{AddrInfoHints, getaddrinfo};
 use enforcer_tests::protocol::{Answer, Connect, Request};
+use nix::unistd::{Uid, getuid, setresuid};
 use socket2::Socket;
 
 use self::crowd::Crowd;
@@ -229,6 +230,13 @@ impl Client {
                 let governed = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
                 answer.cgroup = governed.map(str::to_owned);
             }
+            Request::As { uid, request } => {
+                let user = getuid();
+                become_user(Uid::from_raw(uid))?;
+                let done = self.perform(*request, answer);
+                become_user(user)?;
+                done?;
+            }
             Request::Child { request } => *answer = in_a_child(&request).map_err(Failure::kernel("child"))?,
         }
         Ok(())
@@ -247,6 +255,12 @@ impl Client {
             cause: Cause::NotHeld,
         })
     }
+}
+
+/// Changes the real user and nothing else.
+fn become_user(user: Uid) -> Result<(), Failure> {
+    let unchanged = Uid::from_raw(u32::MAX);
+    setresuid(user, unchanged, unchanged).map_err(|errno| Failure::kernel("setresuid")(errno.into()))
 }
 
 /// Makes the connect that many times and counts how it ended.
