@@ -223,7 +223,8 @@ impl Group {
     }
 
     /// The policy file, if it has one, with the cgroup at `/table` as its target.
-    fn policy_file(&self) -> Option<String> {
+    #[must_use]
+    pub fn policy_file(&self) -> Option<String> {
         let policy = self.policy.as_ref()?;
         let (name, groups) = (self.target_name(), &self.target.groups);
         Some(format!(
