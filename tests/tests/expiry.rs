@@ -88,9 +88,10 @@ impl Ending {
     }
 
     /// Waits until the rule has ended, and checks that the other has not.
-    fn ends(&mut self) {
+    fn ends(&mut self, life_secs: u64) {
         let Self { scene, client, .. } = self;
-        eventually("the rule to end", PATIENCE, || scene.connects(client, A).is_ok()).unwrap();
+        let patience = PATIENCE + Duration::from_secs(life_secs);
+        eventually("the rule to end", patience, || scene.connects(client, A).is_ok()).unwrap();
         scene.rejects(client, B, "ENETDOWN").unwrap();
     }
 }
@@ -98,13 +99,14 @@ impl Ending {
 #[test]
 fn a_rule_ends_while_the_controller_is_stopped_and_is_not_revived_by_a_restart() {
     let mut ending = Ending::new("expiry-stopped", "\"1h\"");
-    let life = format!("\"{}s\"", ending.life_secs());
+    let life_secs = ending.life_secs();
+    let life = format!("\"{life_secs}s\"");
     ending.write(&life, "");
     let mut enforcer = ending.govern();
     let scene = &ending.scene;
     scene.rejects(&mut ending.client, A, "EHOSTDOWN").unwrap();
     enforcer.process().signal(Signal::STOP).unwrap();
-    ending.ends();
+    ending.ends(life_secs);
     enforcer.process().signal(Signal::CONT).unwrap();
     let said = enforcer
         .wait_for_line(Stream::Stderr, PATIENCE, |line| line.contains("has expired"))
@@ -138,7 +140,7 @@ fn a_time_of_the_wall_clock_ends_a_rule_too() {
     ending.write(&format!("{soon:.0}"), "");
     let enforcer = ending.govern();
     ending.scene.rejects(&mut ending.client, A, "EHOSTDOWN").unwrap();
-    ending.ends();
+    ending.ends(life);
     drop(enforcer);
     // Nothing had to be remembered for that.
     assert!(!ending.state().exists());

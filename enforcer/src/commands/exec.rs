@@ -219,40 +219,42 @@ async fn attend(
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut is_reporting = true;
     loop {
-        tokio::select! {
-            biased;
-            status = child.wait() => {
-                return status
-                    .context("cannot wait for the command")
-                    .map_err(|error| Failure::new(Exit::Failed, error));
-            }
-            signal = signals.next() => {
-                // What the terminal sends reaches the command by itself: it is in the same process group.
-                if signal.from_process {
-                    forward(&child, signal.number);
-                }
-            }
-            said = living.changed(), if !living.is_still() => {
-                living::say(said, talk);
-                if let Err(error) = governing.follow(living.now()) {
-                    // What was in force stays so.
-                    console::error(prepare::kernel_failure(error));
-                }
-                living::say(governing.take_said(), talk);
-            }
-            // The command goes on, governed, whatever becomes of reporting.
-            _ = poll.tick(), if is_reporting => {
-                loop {
-                    match governing.pump() {
-                        Ok(true) => tokio::task::yield_now().await,
-                        Ok(false) => break,
-                        Err(error) => {
-                            console::error(prepare::kernel_failure(error));
-                            is_reporting = false;
-                            break;
+        // One future until it is done, as in `run`.
+        let said = {
+            let mut changing = std::pin::pin!(living.changed());
+            loop {
+                tokio::select! {
+                    biased;
+                    status = child.wait() => {
+                        return status
+                            .context("cannot wait for the command")
+                            .map_err(|error| Failure::new(Exit::Failed, error));
+                    }
+                    signal = signals.next() => {
+                        // What the terminal sends reaches the command by itself: it is in the same process group.
+                        if signal.from_process {
+                            forward(&child, signal.number);
                         }
                     }
+                    // The command goes on, governed, whatever becomes of reporting.
+                    _ = poll.tick(), if is_reporting => is_reporting = report(governing).await,
+                    said = &mut changing => break said,
                 }
+            }
+        };
+        living::put_into_force(living, said, governing, talk);
+    }
+}
+
+/// Passes on what is waiting. `false` where that cannot be done any more.
+async fn report(governing: &mut Governing) -> bool {
+    loop {
+        match governing.pump() {
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => return true,
+            Err(error) => {
+                console::error(prepare::kernel_failure(error));
+                return false;
             }
         }
     }

@@ -8,9 +8,10 @@ use super::{
     cli::LivingArgs,
     console::{self, Talk},
     exit::{Exit, Failure},
+    prepare,
 };
 use crate::{
-    daemon::{Living, NamedTarget, Said},
+    daemon::{Governing, Living, NamedTarget, Said},
     names::Options,
     policy::rule::Rule,
 };
@@ -62,4 +63,14 @@ pub(crate) fn say(said: Vec<Said>, talk: Talk) {
             }
         }
     }
+}
+
+/// Says what changed, and puts it into force. Where the kernel refuses that, what was in force stays so, which is better
+/// than nothing being governed any more.
+pub(crate) fn put_into_force(living: &Living, said: Vec<Said>, governing: &mut Governing, talk: Talk) {
+    say(said, talk);
+    if let Err(error) = governing.follow(living.now()) {
+        console::error(prepare::kernel_failure(error));
+    }
+    say(governing.take_said(), talk);
 }

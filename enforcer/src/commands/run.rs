@@ -179,31 +179,32 @@ async fn govern(
     let mut poll = tokio::time::interval(POLL_INTERVAL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            biased;
-            _ = signals.next() => return Ok(Stop::Asked),
-            _ = writer.ended() => return Ok(Stop::StreamEnded),
-            gone = watch.vanished() => {
-                gone.map_err(|error| Failure::new(Exit::Failed, error))?;
-                governing.release_vanished(note_gone);
-                if governing.cgroups() == 0 {
-                    return Ok(Stop::LastTargetGone);
+        // One future until it is done: beginning it looks at every name and every expiry, which is not for each poll.
+        let said = {
+            let mut changing = std::pin::pin!(living.changed());
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = signals.next() => return Ok(Stop::Asked),
+                    _ = writer.ended() => return Ok(Stop::StreamEnded),
+                    gone = watch.vanished() => {
+                        gone.map_err(|error| Failure::new(Exit::Failed, error))?;
+                        governing.release_vanished(note_gone);
+                        if governing.cgroups() == 0 {
+                            return Ok(Stop::LastTargetGone);
+                        }
+                    }
+                    // Before what changes: names may change faster than that can be put into force.
+                    _ = poll.tick() => {
+                        while governing.pump().map_err(prepare::kernel_failure)? {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                    said = &mut changing => break said,
                 }
             }
-            said = living.changed(), if !living.is_still() => {
-                living::say(said, Talk::Plain);
-                if let Err(error) = governing.follow(living.now()) {
-                    // What was in force stays so, which is better than nothing being governed any more.
-                    console::error(prepare::kernel_failure(error));
-                }
-                living::say(governing.take_said(), Talk::Plain);
-            }
-            _ = poll.tick() => {
-                while governing.pump().map_err(prepare::kernel_failure)? {
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
+        };
+        living::put_into_force(living, said, governing, Talk::Plain);
     }
 }
 

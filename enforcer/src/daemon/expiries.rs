@@ -88,13 +88,18 @@ struct Now {
     boot_id: String,
 }
 
+/// Which boot this is (`Documentation/admin-guide/sysctl/kernel.rst`, random).
+fn boot_id() -> String {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    boot_id.trim().to_owned()
+}
+
 impl Now {
-    fn read() -> Self {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    fn read(boot_id: String) -> Self {
         Self {
             wall: SystemTime::now(),
             boot_ns: clock::boot_now_ns(),
-            boot_id: boot_id.trim().to_owned(),
+            boot_id,
         }
     }
 
@@ -119,6 +124,10 @@ impl Now {
 pub struct Expiries {
     times: HashMap<u32, SystemTime>,
     durations: HashMap<u32, (FirstLoad, Duration)>,
+    /// Read where there are durations.
+    boot_id: String,
+    /// As the clocks stood when they were last read: what is computed anew is never quite the same.
+    deadlines_boot_ns: HashMap<u32, u64>,
 }
 
 impl Expiries {
@@ -139,9 +148,11 @@ impl Expiries {
             }
         }
         if lives.is_empty() {
+            expiries.read_clocks();
             return (expiries, None);
         }
-        let now = Now::read();
+        let now = Now::read(boot_id());
+        expiries.boot_id.clone_from(&now.boot_id);
         let wanted: Vec<(String, Duration)> = lives
             .iter()
             .map(|(_, hash, life)| (hash.clone(), *life))
@@ -157,6 +168,7 @@ impl Expiries {
                 .unwrap_or_else(|| first_load(&now, duration));
             expiries.durations.insert(index, (first, duration));
         }
+        expiries.read_clocks();
         (expiries, error)
     }
 
@@ -166,10 +178,16 @@ impl Expiries {
         self.times.is_empty() && self.durations.is_empty()
     }
 
-    /// When each rule ends, by its index: nanoseconds on CLOCK_BOOTTIME, as the wall clock stands now.
+    /// When each rule ends, by its index: nanoseconds on CLOCK_BOOTTIME, as the wall clock stood when the clocks were
+    /// last read.
     #[must_use]
-    pub fn deadlines_boot_ns(&self) -> HashMap<u32, u64> {
-        self.deadlines(&Now::read())
+    pub const fn deadlines_boot_ns(&self) -> &HashMap<u32, u64> {
+        &self.deadlines_boot_ns
+    }
+
+    /// Reads the clocks again: the wall clock was set.
+    pub fn read_clocks(&mut self) {
+        self.deadlines_boot_ns = self.deadlines(&Now::read(self.boot_id.clone()));
     }
 
     fn deadlines(&self, now: &Now) -> HashMap<u32, u64> {
@@ -192,9 +210,12 @@ fn deadline(first: &FirstLoad, life: Duration, now: &Now) -> u64 {
         return first.boot_ns.saturating_add(life).max(1);
     }
     let began = UNIX_EPOCH + Duration::from_secs(first.unix_secs);
-    began
+    let end = began
         .checked_add(life)
-        .map_or(u64::MAX, |end| now.boot_ns_of(end))
+        .map_or(u64::MAX, |end| now.boot_ns_of(end));
+    // The clock may have been wrong at the first load; nothing has more left than its whole life.
+    let life = u64::try_from(life.as_nanos()).unwrap_or(u64::MAX);
+    end.min(now.boot_ns.saturating_add(life))
 }
 
 fn first_load(now: &Now, life: Duration) -> FirstLoad {
@@ -233,6 +254,7 @@ fn remember(
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(&lock_path)
         .map_err(failed("cannot open", &lock_path))?;
     lock.lock().map_err(failed("cannot lock", &lock_path))?;
@@ -292,6 +314,7 @@ fn write(path: &Path, state: &State) -> io::Result<()> {
         .create(true)
         .truncate(true)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(&new)?;
     serde_json::to_writer_pretty(&mut file, state)?;
     file.write_all(b"\n")?;
@@ -324,6 +347,11 @@ fn hash(rule: &Rule) -> String {
     add(&format!(
         "{:?} {:?} {:?} {:?}",
         rule.ports, rule.proto, rule.uids, rule.mode
+    ));
+    let without_twin = rule.host.as_ref().map(|host| host.without_twin);
+    add(&format!(
+        "{without_twin:?} {:?} {}",
+        rule.resolve, rule.allow_private
     ));
     add(&format!("{:?} {}", rule.expires, rule.transparent));
     if let Some(rollout) = &rule.rollout {

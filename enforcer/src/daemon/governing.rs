@@ -276,7 +276,9 @@ impl Governing {
     /// When the kernel refuses any part. What it refused for stays as it was.
     pub fn follow(&mut self, now: Now) -> Result<(), KernelError> {
         self.now = now;
-        (0..self.in_force.len()).try_for_each(|at| self.renew(at))
+        // What is refused for one is no reason to leave out the others.
+        let renewed: Vec<_> = (0..self.in_force.len()).map(|at| self.renew(at)).collect();
+        renewed.into_iter().collect()
     }
 
     fn renew(&mut self, at: usize) -> Result<(), KernelError> {

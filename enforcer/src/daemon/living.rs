@@ -123,12 +123,6 @@ impl Living {
         Ok(())
     }
 
-    /// Whether anything can ever change.
-    #[must_use]
-    pub fn is_still(&self) -> bool {
-        !self.has_names && self.expiries.is_empty()
-    }
-
     /// Waits until every name was asked for once, or for five seconds.
     pub async fn settle(&mut self) -> Vec<Said> {
         let mut said = Vec::new();
@@ -173,6 +167,10 @@ impl Living {
                         // It was readable because it was cancelled; set again, it waits for the next time.
                         let _armed = arm(timer.get_ref());
                     }
+                    self.expiries.read_clocks();
+                    let now = boot_now_ns();
+                    let deadlines = self.expiries.deadlines_boot_ns();
+                    self.expired.retain(|rule| deadlines.get(rule).is_some_and(|deadline| *deadline <= now));
                     return Vec::new();
                 }
                 () = sleep(until_expiry) => {
@@ -190,7 +188,7 @@ impl Living {
     pub fn now(&self) -> Now {
         Now::of(
             Arc::clone(&self.rules),
-            self.expiries.deadlines_boot_ns(),
+            self.expiries.deadlines_boot_ns().clone(),
             self.follower
                 .answers()
                 .map(|(request, answers)| (request.clone(), answers))
@@ -211,9 +209,9 @@ impl Living {
         let now = boot_now_ns();
         let mut said = Vec::new();
         for (rule, deadline) in self.expiries.deadlines_boot_ns() {
-            if deadline <= now
-                && self.expired.insert(rule)
-                && let Some(rule) = self.rules.get(rule as usize)
+            if *deadline <= now
+                && self.expired.insert(*rule)
+                && let Some(rule) = self.rules.get(*rule as usize)
             {
                 said.push(Said {
                     message: format!("`{}` has expired: it is as if absent", rule.label),
@@ -272,7 +270,7 @@ fn wall_clock_timer() -> io::Result<OwnedFd> {
 
 fn arm(timer: &OwnedFd) -> io::Result<()> {
     let never = Timespec {
-        tv_sec: i64::MAX / 4_000_000_000,
+        tv_sec: i64::MAX / 1_000_000_000,
         tv_nsec: 0,
     };
     let zero = Timespec {

@@ -50,7 +50,8 @@ pub(super) fn examine(hierarchy: &Hierarchy) -> Vec<Item> {
     };
     let count: usize = found.iter().map(|it| it.programs.len()).sum();
     let types: Vec<_> = AttachType::ALL.iter().map(|it| it.name()).collect();
-    let looked = format!("{} cgroups for {}", walk.seen, types.join(", "));
+    let noun = if walk.seen == 1 { "cgroup" } else { "cgroups" };
+    let looked = format!("{} {noun} for {}", walk.seen, types.join(", "));
     let mut summary = Item::new(
         "attached-programs",
         NAME,

@@ -75,6 +75,13 @@ impl Catalog {
     /// rule indices of that generation mean: the same slice, in the same order, that the policy was compiled
     /// from. Records from before keep the meaning that the number had then.
     pub fn publish_rules(&mut self, generation: u32, from_boot_ns: u64, rules: Arc<[Rule]>) {
+        let current = self.generations.get(&generation).and_then(|all| all.last());
+        // A number that means the same again needs no second entry, or there would be more with each change.
+        if current
+            .is_some_and(|current| current.until_boot_ns.is_none() && Arc::ptr_eq(&current.rules, &rules))
+        {
+            return;
+        }
         self.retire_rules(generation, from_boot_ns);
         self.generations.entry(generation).or_default().push(Published {
             from_boot_ns,

@@ -185,13 +185,9 @@ impl Policies {
         })
     }
 
-    /// Waits until every program run that has begun is over. The kernel does so whenever a map within a map is
-    /// replaced (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), for programs run under RCU. Generation 0 is
-    /// none, and without clauses stays none.
+    /// Waits until every program run that has begun is over.
     pub(crate) fn wait_for_programs(&mut self) -> Result<(), KernelError> {
-        Entries::create(1, BPF_F_NO_PREALLOC)
-            .and_then(|empty| self.maps.entries.set(0, &empty, 0))
-            .map_err(|e| failed("ENTRIES", "wait for running programs", e))
+        self.maps.wait_for_programs()
     }
 }
 
@@ -229,18 +225,35 @@ impl Maps {
             .map_err(|e| failed("POLICIES", "point a slot at its generation", e))
     }
 
-    /// Gives back the generations of `unused` that are not in `kept`. Programs that have read the old head may still be
-    /// in the old maps, which the kernel keeps until they are done; and before a number can mean another policy, the
-    /// kernel has waited for them (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), because emptying an inner map does
-    /// that.
+    /// Waits until every program run that has begun is over. The kernel does so whenever a map within a map is
+    /// replaced (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), for programs run under RCU. Generation 0 is
+    /// none, and without clauses stays none.
+    fn wait_for_programs(&mut self) -> Result<(), KernelError> {
+        Entries::create(1, BPF_F_NO_PREALLOC)
+            .and_then(|empty| self.entries.set(0, &empty, 0))
+            .map_err(|e| failed("ENTRIES", "wait for running programs", e))
+    }
+
+    /// Gives back the generations of `unused` that are not in `kept`. A program that has read the old head may not have
+    /// looked its maps up yet, so they are emptied only after every program that runs now is done.
     fn give_back(&mut self, kept: PolicyHead, unused: PolicyHead) {
-        for (generation, kept) in [
+        let pairs = [
             (unused.generation, kept.generation),
             (unused.overlay, kept.overlay),
-        ] {
-            if generation == 0 || generation == kept {
-                continue;
-            }
+        ];
+        let unused: Vec<u32> = pairs
+            .into_iter()
+            .filter(|(generation, kept)| *generation != 0 && generation != kept)
+            .map(|(generation, _)| generation)
+            .collect();
+        if unused.is_empty() {
+            return;
+        }
+        if let Err(error) = self.wait_for_programs() {
+            log::debug!("cannot give back generations {unused:?}: {error}");
+            return;
+        }
+        for generation in unused {
             let emptied = Entries::create(1, BPF_F_NO_PREALLOC)
                 .and_then(|empty| self.entries.set(generation, &empty, 0))
                 .and_then(|()| Clauses::create(1, BPF_F_INNER_MAP))

@@ -42,6 +42,11 @@ impl<'live> Lists<'live> {
         }
     }
 
+    /// How many clauses there are.
+    pub(super) fn len(&self) -> usize {
+        self.clauses.len()
+    }
+
     pub(super) fn into_clauses(self) -> Vec<Clause> {
         self.clauses
     }

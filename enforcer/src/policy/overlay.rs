@@ -24,6 +24,9 @@ use super::{
     rule::{GroupName, Rule},
 };
 
+/// The most clauses of an overlay: 8 MiB in the kernel. Addresses for which there is no room are left out and told of.
+pub const MAX_OVERLAY_CLAUSES: usize = 1 << 17;
+
 /// Prefix length of the surroundings of an address: what is assigned to one site (RFC 6177).
 pub const SURROUNDINGS_LEN: u8 = 48;
 
@@ -140,6 +143,9 @@ struct Making<'a> {
 impl Making<'_> {
     /// The list of an address, unless it would be too long.
     fn address(&mut self, prefix: Ipv6Net, address: Ipv6Addr, mut at_prefix: Vec<u32>) -> Option<u32> {
+        if self.lists.len() >= MAX_OVERLAY_CLAUSES {
+            return None;
+        }
         order_at_prefix(self.rules, &mut at_prefix);
         let wider = Ipv6Net::new(address, 127).ok()?.trunc();
         let tail = self.base.head_covering(wider);

@@ -217,11 +217,12 @@ pub(super) fn open_regular(path: &Path, what: &str) -> Result<File, Problem> {
 /// A file that could not be opened or read.
 pub(super) fn cannot_read(what: &str, path: &Path, error: &io::Error) -> Problem {
     let problem = Problem::new(format!("cannot read the {what} `{}`: {error}", path.display()));
-    let dangling = error.kind() == io::ErrorKind::NotFound && path.is_symlink();
-    if dangling {
-        problem.hint("it is a symbolic link, and what it points to does not exist")
-    } else {
-        problem
+    match error.kind() {
+        io::ErrorKind::NotFound if path.is_symlink() => {
+            problem.hint("it is a symbolic link, and what it points to does not exist")
+        }
+        io::ErrorKind::PermissionDenied => problem.hint("run as a user who may read it"),
+        _ => problem,
     }
 }
 

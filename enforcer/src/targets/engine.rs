@@ -111,6 +111,12 @@ impl EngineError {
         )
     }
 
+    /// Whether somebody is there who does not answer as an engine does.
+    #[must_use]
+    pub const fn is_unresponsive(&self) -> bool {
+        matches!(self, Self::Silent { .. } | Self::Garbage { .. })
+    }
+
     /// Whether somebody is there and this process may not talk to him.
     #[must_use]
     pub fn is_denied(&self) -> bool {

@@ -73,13 +73,19 @@ fn processes(directory: &Path) -> io::Result<Vec<u32>> {
     File::open(directory.join("cgroup.procs"))?
         .take(MAX_LIST_BYTES)
         .read_to_string(&mut text)?;
-    let mut processes: Vec<u32> = text
+    Ok(numbers(&text))
+}
+
+/// The numbers of a list, sorted. What stands behind the last newline was cut off, and is another number.
+fn numbers(list: &str) -> Vec<u32> {
+    let whole = list.rfind('\n').map_or("", |end| &list[..end]);
+    let mut numbers: Vec<u32> = whole
         .lines()
         .filter_map(|line| line.parse().ok())
         .filter(|pid| *pid != 0)
         .collect();
-    processes.sort_unstable();
-    Ok(processes)
+    numbers.sort_unstable();
+    numbers
 }
 
 /// Opens what belongs to a process, if it is still in that cgroup. A number can become another process's: its
@@ -108,6 +114,13 @@ fn open(pid: u32, directory: &Path) -> io::Result<Option<Place>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_that_was_cut_off_is_no_process() {
+        assert_eq!(numbers("424217\n300\n0\n4242"), [300, 424_217]);
+        assert_eq!(numbers("4242"), [] as [u32; 0]);
+        assert_eq!(numbers(""), [] as [u32; 0]);
+    }
     use crate::targets::{Hierarchy, test_support};
 
     #[test]

@@ -183,6 +183,11 @@ impl ContainerError {
             Self::NoEngine { failed, .. } if failed.iter().any(EngineError::is_denied) => {
                 Some("run as root, or as a user who may use that engine".to_owned())
             }
+            Self::NoEngine { failed, .. } if failed.iter().any(EngineError::is_unresponsive) => Some(
+                "see what listens at that socket, and restart it if it is the engine; or name another: \
+                 DOCKER_HOST=unix:///PATH"
+                    .to_owned(),
+            ),
             Self::NoEngine { rootless, .. } if !rootless.is_empty() => Some(ask_rootless(rootless)),
             Self::NoEngine { .. } => Some(
                 "start the engine (`systemctl start docker`, or podman.socket), or name its socket: \
