@@ -254,7 +254,11 @@ mod tests {
             let expected = (0x2001_0db8_u128 << 96) | ((1_u128 << width) - 1);
             assert_eq!(bits, expected, "{width}");
         }
-        assert_eq!(with_low_bits(&[0; 4], &low, 128), low);
+        for width in 0..=128 {
+            let bits = u128::from_be_bytes(octets_from_words(with_low_bits(&[0; 4], &low, width)));
+            let expected = u128::MAX.checked_shr(128 - u32::from(width)).unwrap_or(0);
+            assert_eq!(bits, expected, "{width}");
+        }
     }
 
     #[test]
