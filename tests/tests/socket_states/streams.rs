@@ -109,9 +109,7 @@ enum State {
         reads: bool,
     },
     /// It said all it had to, and so did its peer.
-    Ended {
-        told: bool,
-    },
+    Ended,
     /// A polled connect has failed; the next `connect(2)` says that one was aborted.
     Failed,
     Listening,
@@ -218,7 +216,7 @@ impl Model<'_> {
                 let answer = self.by(by, |id| Request::Listen { id });
                 let expected = match self.state {
                     State::Unconnected | State::Listening => "ok",
-                    State::Connected { .. } | State::Ended { .. } | State::Failed => "EINVAL",
+                    State::Connected { .. } | State::Ended | State::Failed => "EINVAL",
                 };
                 prop_assert_eq!(answer.outcome(), expected, "listen: {:?}", answer);
                 if answer.ok {
@@ -258,9 +256,7 @@ impl Model<'_> {
             // Nothing is asked of the rules where nothing is connected.
             State::Listening => return ("EISCONN", self.state),
             State::Failed => return ("ECONNABORTED", State::Unconnected),
-            State::Connected { told: true, .. } | State::Ended { told: true } => {
-                return ("EISCONN", self.state);
-            }
+            State::Connected { told: true, .. } | State::Ended => return ("EISCONN", self.state),
             State::Connected { peer, reads, .. } => {
                 return (
                     "ok",
@@ -271,8 +267,6 @@ impl Model<'_> {
                     },
                 );
             }
-            // It is closed, to the kernel: that the connect had succeeded nobody was told.
-            State::Ended { told: false } => return ("ECONNABORTED", State::Unconnected),
         }
         let refused = match way {
             Way::Blocking => State::Unconnected,
@@ -358,20 +352,21 @@ impl Model<'_> {
 
     fn shut_down(&mut self, by: By, read: bool, write: bool) -> Result<(), TestCaseError> {
         let next = match self.state {
-            State::Connected { told, .. } if write => State::Ended { told },
-            State::Connected { peer, told, .. } => State::Connected {
+            State::Connected { .. } if write => State::Ended,
+            // That the connect had succeeded is known with it (`inet_shutdown`).
+            State::Connected { peer, .. } => State::Connected {
                 peer,
-                told,
+                told: true,
                 reads: false,
             },
             State::Listening if read => State::Unconnected,
             State::Listening => State::Listening,
             // The kernel says ENOTCONN and remembers it nevertheless, for a connect to come.
-            State::Unconnected | State::Ended { .. } | State::Failed => return Ok(()),
+            State::Unconnected | State::Ended | State::Failed => return Ok(()),
         };
         let answer = self.by(by, |id| Request::Shutdown { id, read, write });
         prop_assert!(answer.ok, "shutdown: {:?}", answer);
-        if let (State::Connected { peer, .. }, State::Ended { .. }) = (self.state, next) {
+        if let (State::Connected { peer, .. }, State::Ended) = (self.state, next) {
             // The server then ends its side, too. Until that has come, the socket shows what it showed.
             let mut strange = None;
             let ended = || {
