@@ -1,6 +1,6 @@
 //! What a compiled policy is made of: prefixes that point at clause lists with shared tails.
 //!
-//! An entry of the policy's longest-prefix-match map is the index of the first [`Clause`] of its prefix. Each
+//! A prefix's entry is the index of its first [`Clause`]. Each
 //! clause names the next one; the list of a prefix ends by continuing with the list of the prefix that
 //! covers it. So one lookup answers, a more specific rule whose conditions do not match falls through to the
 //! wider one, and the memory is that of the rules, not of rules times prefixes.

@@ -1,0 +1,200 @@
+//! [`find`]: the longest prefix that covers an address, in a tree of [`Block`]s.
+//!
+//! Prefixes cut the addresses into intervals, each of which has one longest prefix. A block is a cache line of such a
+//! tree: it either compares the address with up to four bounds and so chooses between five targets, or lets some bits of
+//! the address choose between as many blocks that lie in a row. How the tree is shaped is the compiler's choice (many
+//! prefixes that lie close together are best told apart by bits, few or scattered ones by bounds); the walk is the
+//! same for all of them.
+//!
+//! A lookup reads three to five lines of memory for a hundred thousand prefixes. The kernel's own trie
+//! (`kernel/bpf/lpm_trie.c`) reads a node for every bit at which prefixes part.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    address::AddrWords,
+    clause::{IN_OVERLAY, entry_value},
+};
+
+/// Bounds of a block.
+pub const BOUNDS: usize = 4;
+
+/// The most blocks on the way to an answer, as a constant for the kernel's verifier. The compiler shows that it needs no
+/// more, whatever the prefixes; with the tables that people have it needs three to six.
+pub const MAX_STEPS: u32 = 32;
+
+/// The number of the block that every lookup begins at.
+pub const ROOT: u32 = 0;
+
+/// What a tree answers that is not whole: an entry whose clause does not exist, which is a fault that is counted.
+pub const DAMAGED: u32 = entry_value(128, IN_OVERLAY - 1);
+
+/// [`Block::kind`]: choose by comparing with bounds.
+pub const BY_BOUNDS: u8 = 0;
+/// [`Block::kind`]: choose by bits.
+pub const BY_BITS: u8 = 1;
+
+/// One step of a lookup. All numbers are in host byte order; an address is two of 64 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct Block {
+    /// By bounds: rising; target `i` is for what is below bound `i`, the last for what is below none. Those that are not
+    /// needed are [`u64::MAX`], with targets like the last.
+    ///
+    /// By bits: the first one is the mask of the bits that choose, after the shift.
+    pub bounds: [u64; BOUNDS],
+    /// By bounds: numbers of blocks, or values of entries.
+    ///
+    /// By bits: the first one is the number of the block for bits that are all zero.
+    pub targets: [u32; BOUNDS + 1],
+    /// Bit `i` is set where target `i` is the number of a block.
+    pub inner: u8,
+    /// `BY_*`.
+    pub kind: u8,
+    /// 0 looks at the first half of the address, 1 at the second.
+    pub half: u8,
+    /// By bits: how far to shift them, 0 … 63.
+    pub shift: u8,
+    /// Zero.
+    pub reserved: [u32; 2],
+}
+
+const _: () = assert!(size_of::<Block>() == 64 && align_of::<Block>() == 8);
+
+impl Block {
+    /// A block in which everything has that target, which is an entry's value.
+    #[must_use]
+    pub const fn constant(value: u32) -> Self {
+        Self {
+            bounds: [u64::MAX; BOUNDS],
+            targets: [value; BOUNDS + 1],
+            inner: 0,
+            kind: BY_BOUNDS,
+            half: 0,
+            shift: 0,
+            reserved: [0; 2],
+        }
+    }
+}
+
+/// The blocks of one tree.
+pub trait Blocks {
+    /// The block of that number, or `None` if there is none, which a whole tree never asks for.
+    fn block(&self, number: u32) -> Option<&Block>;
+}
+
+/// The [`entry_value`] of the longest prefix that covers the address, or
+/// [`NO_ENTRY`](crate::clause::NO_ENTRY), or [`DAMAGED`].
+#[inline(always)]
+pub fn find<B: Blocks>(blocks: &B, addr_be: &AddrWords) -> u32 {
+    let first = half(addr_be[0], addr_be[1]);
+    let second = half(addr_be[2], addr_be[3]);
+    let mut number = ROOT;
+    for _ in 0..MAX_STEPS {
+        let Some(block) = blocks.block(number) else {
+            return DAMAGED;
+        };
+        let key = if block.half == 0 { first } else { second };
+        if block.kind == BY_BITS {
+            let bits = (key >> (block.shift & 63)) & block.bounds[0];
+            number = block.targets[0].wrapping_add(bits as u32);
+            continue;
+        }
+        // Written out, so that each target is at a constant place: without CAP_PERFMON the kernel's verifier refuses to
+        // read at a place that depends on the path.
+        let (target, inner) = if key < block.bounds[1] {
+            if key < block.bounds[0] {
+                (block.targets[0], block.inner & 1)
+            } else {
+                (block.targets[1], block.inner & 2)
+            }
+        } else if key < block.bounds[2] {
+            (block.targets[2], block.inner & 4)
+        } else if key < block.bounds[3] {
+            (block.targets[3], block.inner & 8)
+        } else {
+            (block.targets[4], block.inner & 16)
+        };
+        if inner == 0 {
+            return target;
+        }
+        number = target;
+    }
+    DAMAGED
+}
+
+#[inline(always)]
+const fn half(high_be: u32, low_be: u32) -> u64 {
+    (u32::from_be(high_be) as u64) << 32 | u32::from_be(low_be) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{address::words_from_octets, clause::NO_ENTRY};
+
+    struct Slice<'a>(&'a [Block]);
+
+    impl Blocks for Slice<'_> {
+        fn block(&self, number: u32) -> Option<&Block> {
+            self.0.get(number as usize)
+        }
+    }
+
+    fn address(first: u64, second: u64) -> AddrWords {
+        words_from_octets((u128::from(first) << 64 | u128::from(second)).to_be_bytes())
+    }
+
+    fn found(blocks: &[Block], first: u64, second: u64) -> u32 {
+        find(&Slice(blocks), &address(first, second))
+    }
+
+    #[test]
+    fn bounds_divide_what_is_below_from_what_is_not() {
+        let block = Block {
+            bounds: [10, 20, 30, 40],
+            targets: [1, 2, 3, 4, 5],
+            ..Block::constant(0)
+        };
+        let keys = [0, 9, 10, 19, 20, 29, 30, 39, 40, u64::MAX];
+        let targets = [1, 1, 2, 2, 3, 3, 4, 4, 5, 5];
+        for (key, target) in keys.into_iter().zip(targets) {
+            assert_eq!(found(&[block], key, 0), target, "{key}");
+            let second = Block { half: 1, ..block };
+            assert_eq!(found(&[second], 0, key), target, "{key}");
+        }
+    }
+
+    #[test]
+    fn bits_choose_among_blocks_in_a_row() {
+        let root = Block {
+            bounds: [3, 0, 0, 0],
+            targets: [1, 0, 0, 0, 0],
+            kind: BY_BITS,
+            shift: 62,
+            ..Block::constant(0)
+        };
+        let tree = [
+            root,
+            Block::constant(10),
+            Block::constant(11),
+            Block::constant(12),
+            Block::constant(13),
+        ];
+        for (first, value) in [(0, 10), (1 << 62, 11), (2 << 62, 12), (u64::MAX, 13)] {
+            assert_eq!(found(&tree, first, 0), value);
+        }
+    }
+
+    #[test]
+    fn a_damaged_tree_is_told_from_one_without_an_answer() {
+        assert_eq!(found(&[], 0, 0), DAMAGED);
+        let round = Block {
+            inner: 31,
+            ..Block::constant(ROOT)
+        };
+        assert_eq!(found(&[round], 0, 0), DAMAGED);
+        assert_eq!(found(&[Block::constant(NO_ENTRY)], 0, 0), NO_ENTRY);
+        assert_ne!(DAMAGED, NO_ENTRY);
+    }
+}
