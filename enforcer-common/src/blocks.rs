@@ -29,34 +29,30 @@ pub const ROOT: u32 = 0;
 /// What a tree answers that is not whole: an entry whose clause does not exist, which is a fault that is counted.
 pub const DAMAGED: u32 = entry_value(128, IN_OVERLAY - 1);
 
-/// [`Block::kind`]: choose by comparing with bounds.
-pub const BY_BOUNDS: u8 = 0;
-/// [`Block::kind`]: choose by bits.
-pub const BY_BITS: u8 = 1;
-
 /// One step of a lookup. All numbers are in host byte order; an address is two of 64 bits.
+///
+/// What a block leads to is `targets[0] + … + targets[n]` (modulo 2^32), where `n` is the number of bounds that the address
+/// is not below, plus the chosen bits of the address. A block that chooses by bounds has no mask, one that chooses by bits has no
+/// bounds. Sums rather than alternatives, because these need a branch for each, which processors would guess wrongly half
+/// of the time, and which kernels' verifiers follow one by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(8))]
 pub struct Block {
-    /// By bounds: rising; target `i` is for what is below bound `i`, the last for what is below none. Those that are not
-    /// needed are [`u64::MAX`], with targets like the last.
-    ///
-    /// By bits: the first one is the mask of the bits that choose, after the shift.
+    /// Rising. Those that are not needed are [`u64::MAX`], and what they would add is zero.
     pub bounds: [u64; BOUNDS],
-    /// By bounds: numbers of blocks, or values of entries.
-    ///
-    /// By bits: the first one is the number of the block for bits that are all zero.
+    /// What the first part leads to, and what is to be added for each further part: the number of a block, or an
+    /// entry's value.
     pub targets: [u32; BOUNDS + 1],
-    /// Bit `i` is set where target `i` is the number of a block.
+    /// The bits that choose, after the shift.
+    pub mask: u32,
+    /// Bit `n` is set where part `n` leads to a block. What lies beyond bounds that are not needed is like the last part.
     pub inner: u8,
-    /// `BY_*`.
-    pub kind: u8,
     /// 0 looks at the first half of the address, 1 at the second.
     pub half: u8,
-    /// By bits: how far to shift them, 0 … 63.
+    /// How far to shift the bits that choose, 0 … 63.
     pub shift: u8,
     /// Zero.
-    pub reserved: [u32; 2],
+    pub reserved: [u8; 5],
 }
 
 const _: () = assert!(size_of::<Block>() == 64 && align_of::<Block>() == 8);
@@ -67,12 +63,24 @@ impl Block {
     pub const fn constant(value: u32) -> Self {
         Self {
             bounds: [u64::MAX; BOUNDS],
-            targets: [value; BOUNDS + 1],
+            targets: [value, 0, 0, 0, 0],
+            mask: 0,
             inner: 0,
-            kind: BY_BOUNDS,
             half: 0,
             shift: 0,
-            reserved: [0; 2],
+            reserved: [0; 5],
+        }
+    }
+
+    /// A block that chooses one of the blocks in a row, by `mask` and `shift`.
+    #[must_use]
+    pub const fn by_bits(half: u8, first: u32, mask: u32, shift: u8) -> Self {
+        Self {
+            mask,
+            inner: u8::MAX,
+            half,
+            shift,
+            ..Self::constant(first)
         }
     }
 }
@@ -94,33 +102,29 @@ pub fn find<B: Blocks>(blocks: &B, addr_be: &AddrWords) -> u32 {
         let Some(block) = blocks.block(number) else {
             return DAMAGED;
         };
-        let key = if block.half == 0 { first } else { second };
-        if block.kind == BY_BITS {
-            let bits = (key >> (block.shift & 63)) & block.bounds[0];
-            number = block.targets[0].wrapping_add(bits as u32);
-            continue;
+        let key = first ^ (first ^ second) & u64::from(block.half).wrapping_neg();
+        let bits = (key >> (block.shift & 63)) as u32 & block.mask;
+        let mut target = block.targets[0].wrapping_add(bits);
+        let mut part = 0;
+        let mut place = 0;
+        while place < BOUNDS {
+            let passed = 1 ^ is_below(key, block.bounds[place]);
+            target = target.wrapping_add(block.targets[place + 1] & passed.wrapping_neg());
+            part += passed;
+            place += 1;
         }
-        // Written out, so that each target is at a constant place: without CAP_PERFMON the kernel's verifier refuses to
-        // read at a place that depends on the path.
-        let (target, inner) = if key < block.bounds[1] {
-            if key < block.bounds[0] {
-                (block.targets[0], block.inner & 1)
-            } else {
-                (block.targets[1], block.inner & 2)
-            }
-        } else if key < block.bounds[2] {
-            (block.targets[2], block.inner & 4)
-        } else if key < block.bounds[3] {
-            (block.targets[3], block.inner & 8)
-        } else {
-            (block.targets[4], block.inner & 16)
-        };
-        if inner == 0 {
+        if block.inner >> (part & 7) & 1 == 0 {
             return target;
         }
         number = target;
     }
     DAMAGED
+}
+
+/// 1 if the first is less, else 0: the borrow of their difference, without a comparison.
+#[inline(always)]
+const fn is_below(a: u64, b: u64) -> u32 {
+    ((!a & b | !(a ^ b) & a.wrapping_sub(b)) >> 63) as u32
 }
 
 #[inline(always)]
@@ -153,11 +157,11 @@ mod tests {
     fn bounds_divide_what_is_below_from_what_is_not() {
         let block = Block {
             bounds: [10, 20, 30, 40],
-            targets: [1, 2, 3, 4, 5],
+            targets: [1, 1, 5, 0, 3_u32.wrapping_neg()],
             ..Block::constant(0)
         };
         let keys = [0, 9, 10, 19, 20, 29, 30, 39, 40, u64::MAX];
-        let targets = [1, 1, 2, 2, 3, 3, 4, 4, 5, 5];
+        let targets = [1, 1, 2, 2, 7, 7, 7, 7, 4, 4];
         for (key, target) in keys.into_iter().zip(targets) {
             assert_eq!(found(&[block], key, 0), target, "{key}");
             let second = Block { half: 1, ..block };
@@ -167,13 +171,7 @@ mod tests {
 
     #[test]
     fn bits_choose_among_blocks_in_a_row() {
-        let root = Block {
-            bounds: [3, 0, 0, 0],
-            targets: [1, 0, 0, 0, 0],
-            kind: BY_BITS,
-            shift: 62,
-            ..Block::constant(0)
-        };
+        let root = Block::by_bits(0, 1, 3, 62);
         let tree = [
             root,
             Block::constant(10),
@@ -187,10 +185,20 @@ mod tests {
     }
 
     #[test]
+    fn below_is_below() {
+        let numbers = [0, 1, 2, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX - 1, u64::MAX];
+        for a in numbers {
+            for b in numbers {
+                assert_eq!(is_below(a, b), u32::from(a < b), "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
     fn a_damaged_tree_is_told_from_one_without_an_answer() {
         assert_eq!(found(&[], 0, 0), DAMAGED);
         let round = Block {
-            inner: 31,
+            inner: 1,
             ..Block::constant(ROOT)
         };
         assert_eq!(found(&[round], 0, 0), DAMAGED);

@@ -12,9 +12,7 @@ use aya::{
     Ebpf,
     maps::{Array, ArrayOfMaps, MapData, MapError},
 };
-use enforcer_common::{
-    binding::PolicyHead, blocks::Block, clause::Clause,
-};
+use enforcer_common::{binding::PolicyHead, blocks::Block, clause::Clause};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 

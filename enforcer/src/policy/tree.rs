@@ -6,7 +6,7 @@
 //! of the first halves.
 
 use enforcer_common::{
-    blocks::{BOUNDS, BY_BITS, Block, Blocks, MAX_STEPS},
+    blocks::{BOUNDS, Block, Blocks, MAX_STEPS},
     clause::NO_ENTRY,
 };
 
@@ -84,16 +84,8 @@ impl Tree {
             self.fill(row + cell as usize, halves, &rest[covering..beyond], part, half);
             rest = &rest[beyond.saturating_sub(1)..];
         }
-        Block {
-            bounds: [(1 << bits.count) - 1, 0, 0, 0],
-            // Blocks are numbered by 32 bits, and there are at most as many as bounds.
-            targets: [row as u32, 0, 0, 0, 0],
-            inner: 0,
-            kind: BY_BITS,
-            half,
-            shift: bits.shift as u8,
-            reserved: [0; 2],
-        }
+        // Blocks are numbered by 32 bits, and there are fewer than bounds.
+        Block::by_bits(half, row as u32, (1 << bits.count) - 1, bits.shift as u8)
     }
 
     fn by_bounds(&mut self, halves: &Halves, cuts: &[Cut], interval: Interval, half: u8) -> Block {
@@ -102,6 +94,7 @@ impl Tree {
         let mut low = interval.low;
         let ends = parting(cuts);
         let mut begin = 0;
+        let mut before = 0_u32;
         for place in 0..=BOUNDS {
             let end = ends.get(place).copied().unwrap_or(cuts.len());
             let next = cuts.get(end).map(|cut| cut.start);
@@ -110,17 +103,17 @@ impl Tree {
                 high: next.map_or(interval.high, |start| start - 1),
             };
             let (target, is_block) = self.target(halves, &cuts[begin..end], part, half);
-            // What is not needed is like the last that is.
-            for later in place..=BOUNDS {
-                block.targets[later] = target;
-                block.inner = block.inner & !(1 << later) | u8::from(is_block) << later;
-            }
+            block.targets[place] = target.wrapping_sub(before);
+            before = target;
+            // What lies behind a bound that is not needed is like the last that is.
+            block.inner |= if is_block { u8::MAX << place } else { 0 };
             let Some(start) = next else {
                 break;
             };
             block.bounds[place] = start;
             low = start;
             begin = end;
+            block.inner &= !(u8::MAX << (place + 1));
         }
         block
     }

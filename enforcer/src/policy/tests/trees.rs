@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use enforcer_common::{
     address::words_from_octets,
-    blocks::{BY_BITS, Block, Blocks, MAX_STEPS, ROOT, find},
+    blocks::{Block, Blocks, MAX_STEPS, ROOT, find},
     clause::NO_ENTRY,
 };
 use ipnet::Ipv6Net;
@@ -45,15 +45,16 @@ fn borders(entries: &[Entry]) -> impl Iterator<Item = Ipv6Addr> {
 /// The most blocks on any way through the tree.
 fn depth(tree: &Tree, number: u32) -> u32 {
     let block: &Block = tree.block(number).unwrap();
-    let below: Vec<u32> = if block.kind == BY_BITS {
-        (0..=block.bounds[0] as u32)
-            .map(|cell| block.targets[0] + cell)
-            .collect()
+    let mut target = 0_u32;
+    let below: Vec<u32> = if block.mask != 0 {
+        (0..=block.mask).map(|cell| block.targets[0] + cell).collect()
     } else {
         let targets = block.targets.iter().enumerate();
         targets
-            .filter(|(place, _)| block.inner >> place & 1 != 0)
-            .map(|(_, target)| *target)
+            .filter_map(|(part, further)| {
+                target = target.wrapping_add(*further);
+                (block.inner >> part & 1 != 0).then_some(target)
+            })
             .collect()
     };
     1 + below
@@ -148,10 +149,7 @@ fn prefixes_that_lie_close_are_told_apart_by_bits() {
     };
     for length in [40, 48, 56, 64, 72, 128] {
         let tree = hold(row(200, length), &[]);
-        assert!(
-            tree.blocks().iter().any(|block| block.kind == BY_BITS),
-            "{length}"
-        );
+        assert!(tree.blocks().iter().any(|block| block.mask != 0), "{length}");
         // At most one block for two bounds, and each prefix is one more bound.
         assert!(tree.blocks().len() <= 202, "{length}: {}", tree.blocks().len());
     }
