@@ -15,11 +15,18 @@ use super::compiled::Entry;
 /// Fewer bits than that tell apart no more than bounds do.
 const MIN_BITS: u32 = 3;
 
-/// Of what a block has to tell apart, a part leaves at most this many tenths together. So a way has at most
-/// 1 + log(bounds / 4) / log(10 / 4) blocks: 15 for a million bounds, 30 for two halves.
-const MOST_TOGETHER_TENTHS: usize = 4;
+/// What bounds tell in one step, in bits of information: five parts of the same size.
+const WORTH_OF_BOUNDS: f64 = 2.33;
 
-const _: () = assert!(MAX_STEPS >= 30);
+/// What each bit must tell more than it costs: it doubles the row of blocks.
+const PRICE_OF_A_BIT: f64 = 0.25;
+
+/// The most blocks on a way that choose by bits, of each half. Any other parts what it has to tell apart by nearly five: no
+/// part keeps more than three tenths. So a way through a half has at most 4 + 1 + log(bounds / 4) / log(10 / 3) blocks, 16
+/// for a million bounds.
+const MOST_BY_BITS: u32 = 4;
+
+const _: () = assert!(MAX_STEPS >= 32);
 
 /// Blocks, of which number 0 is the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,14 +39,12 @@ impl Tree {
     #[must_use]
     pub fn new(entries: &[Entry]) -> Self {
         let halves = Halves::of(entries);
-        let mut tree = Self {
-            blocks: vec![Block::constant(NO_ENTRY)],
-        };
-        let everything = Interval {
-            low: 0,
-            high: u64::MAX,
-        };
-        tree.fill(0, &halves, &halves.first, everything, 0);
+        // Two blocks for an entry is what scattered prefixes take. What is not used is only addresses, which cost nothing;
+        // growing would copy what is there, and need half as much again.
+        let mut blocks = Vec::with_capacity(2 * entries.len() + 1);
+        blocks.push(Block::constant(NO_ENTRY));
+        let mut tree = Self { blocks };
+        tree.fill(0, &halves, &halves.first, Part::whole(0));
         tree
     }
 
@@ -49,93 +54,96 @@ impl Tree {
         &self.blocks
     }
 
-    /// Makes the block of that number tell those cuts apart. The first cut begins at or before the interval, the others
-    /// lie in it.
-    fn fill(&mut self, number: usize, halves: &Halves, cuts: &[Cut], interval: Interval, half: u8) {
-        let block = match choosing_bits(cuts, interval) {
-            _ if cuts.len() <= BOUNDS + 1 => self.by_bounds(halves, cuts, interval, half),
-            Some(bits) => self.by_bits(halves, cuts, interval, half, bits),
-            None => self.by_bounds(halves, cuts, interval, half),
+    /// Makes the block of that number tell those cuts apart. The first cut begins at or before the part, the others lie in
+    /// it.
+    fn fill(&mut self, number: usize, halves: &Halves, cuts: &[Cut], part: Part) {
+        let bits = if cuts.len() <= BOUNDS + 1 || part.by_bits_left == 0 {
+            None
+        } else {
+            choosing_bits(cuts, part)
+        };
+        let block = match bits {
+            Some(bits) => self.by_bits(halves, cuts, part, bits),
+            None => self.by_bounds(halves, cuts, part),
         };
         if let Some(slot) = self.blocks.get_mut(number) {
             *slot = block;
         }
     }
 
-    fn by_bits(&mut self, halves: &Halves, cuts: &[Cut], interval: Interval, half: u8, bits: Bits) -> Block {
+    fn by_bits(&mut self, halves: &Halves, cuts: &[Cut], part: Part, bits: Bits) -> Block {
         let row = self.blocks.len();
         self.blocks
             .resize(row + (1 << bits.count), Block::constant(NO_ENTRY));
         let mut rest = cuts;
         for cell in 0..1_u64 << bits.count {
-            let low = interval.low & !bits.low_mask() | cell << bits.shift;
-            let part = Interval {
-                low: low.max(interval.low),
-                high: (low | ((1 << bits.shift) - 1)).min(interval.high),
+            let low = part.low & !bits.low_mask() | cell << bits.shift;
+            let inside = Part {
+                low: low.max(part.low),
+                high: (low | ((1 << bits.shift) - 1)).min(part.high),
+                by_bits_left: part.by_bits_left - 1,
+                ..part
             };
-            if part.low > part.high {
+            if inside.low > inside.high {
                 continue;
             }
-            // The cut that covers the beginning of the part, and those in it.
+            // The cut that covers the beginning of the cell, and those in it.
             let covering = rest
-                .partition_point(|cut| cut.start <= part.low)
+                .partition_point(|cut| cut.start <= inside.low)
                 .saturating_sub(1);
-            let beyond = rest.partition_point(|cut| cut.start <= part.high);
-            self.fill(row + cell as usize, halves, &rest[covering..beyond], part, half);
+            let beyond = rest.partition_point(|cut| cut.start <= inside.high);
+            self.fill(row + cell as usize, halves, &rest[covering..beyond], inside);
             rest = &rest[beyond.saturating_sub(1)..];
         }
-        // Blocks are numbered by 32 bits, and there are fewer than bounds.
-        Block::by_bits(half, row as u32, (1 << bits.count) - 1, bits.shift as u8)
+        // Blocks are numbered by 32 bits, and there are not that many.
+        Block::by_bits(part.half, row as u32, (1 << bits.count) - 1, bits.shift as u8)
     }
 
-    fn by_bounds(&mut self, halves: &Halves, cuts: &[Cut], interval: Interval, half: u8) -> Block {
+    fn by_bounds(&mut self, halves: &Halves, cuts: &[Cut], part: Part) -> Block {
         let mut block = Block::constant(NO_ENTRY);
-        block.half = half;
-        let mut low = interval.low;
+        block.half = part.half;
+        let mut low = part.low;
         let ends = parting(cuts);
         let mut begin = 0;
         let mut before = 0_u32;
         for place in 0..=BOUNDS {
             let end = ends.get(place).copied().unwrap_or(cuts.len());
             let next = cuts.get(end).map(|cut| cut.start);
-            let part = Interval {
+            let inside = Part {
                 low,
-                high: next.map_or(interval.high, |start| start - 1),
+                high: next.map_or(part.high, |start| start - 1),
+                ..part
             };
-            let (target, is_block) = self.target(halves, &cuts[begin..end], part, half);
+            let (target, is_block) = self.target(halves, &cuts[begin..end], inside);
             block.targets[place] = target.wrapping_sub(before);
             before = target;
-            // What lies behind a bound that is not needed is like the last that is.
-            block.inner |= if is_block { u8::MAX << place } else { 0 };
+            // What lies beyond bounds that are not needed is like the last that is.
+            let from_here = u8::MAX << place;
+            block.inner = block.inner & !from_here | if is_block { from_here } else { 0 };
             let Some(start) = next else {
                 break;
             };
             block.bounds[place] = start;
             low = start;
             begin = end;
-            block.inner &= !(u8::MAX << (place + 1));
         }
         block
     }
 
     /// What a part leads to, and whether that is a block.
-    fn target(&mut self, halves: &Halves, cuts: &[Cut], interval: Interval, half: u8) -> (u32, bool) {
+    fn target(&mut self, halves: &Halves, cuts: &[Cut], part: Part) -> (u32, bool) {
         let number = self.blocks.len();
-        let (cuts, interval, half) = match cuts {
+        let (cuts, part) = match cuts {
             [only] => match only.leads_to {
                 LeadsTo::Entry(value) => return (value, false),
                 LeadsTo::SecondHalf { begin, end } => {
-                    let everything = Interval {
-                        low: 0,
-                        high: u64::MAX,
-                    };
-                    (&halves.second[begin as usize..end as usize], everything, 1)
+                    (&halves.second[begin as usize..end as usize], Part::whole(1))
                 }
             },
-            several => (several, interval, half),
+            several => (several, part),
         };
         self.blocks.push(Block::constant(NO_ENTRY));
-        self.fill(number, halves, cuts, interval, half);
+        self.fill(number, halves, cuts, part);
         (number as u32, true)
     }
 }
@@ -146,11 +154,26 @@ impl Blocks for Tree {
     }
 }
 
-/// Halves of addresses, both ends included.
+/// Halves of addresses that a block has to tell apart, both ends included.
 #[derive(Clone, Copy)]
-struct Interval {
+struct Part {
     low: u64,
     high: u64,
+    /// Which half, as in [`Block::half`].
+    half: u8,
+    /// How many blocks may yet choose by bits.
+    by_bits_left: u32,
+}
+
+impl Part {
+    const fn whole(half: u8) -> Self {
+        Self {
+            low: 0,
+            high: u64::MAX,
+            half,
+            by_bits_left: MOST_BY_BITS,
+        }
+    }
 }
 
 /// From there on it leads elsewhere.
@@ -327,35 +350,34 @@ impl Bits {
     }
 }
 
-/// How many bits it takes to tell the cuts apart well: at least half of the blocks in the row tell something apart, they
-/// are at most half as many as the cuts, and no part keeps most of them. `None` where bounds are better.
-fn choosing_bits(cuts: &[Cut], interval: Interval) -> Option<Bits> {
+/// The bits that tell the cuts apart best, where that is better than by bounds: those that tell most, less what the row of
+/// blocks takes.
+fn choosing_bits(cuts: &[Cut], part: Part) -> Option<Bits> {
     let inner = cuts.get(1..).unwrap_or_default();
-    let common = (interval.low ^ interval.high).leading_zeros();
+    let common = (part.low ^ part.high).leading_zeros();
     let most = (inner.len() / 2).checked_ilog2()?.min(64 - common);
-    if most < MIN_BITS {
-        return None;
-    }
-    // Neighbours that have `n` bits in common part when more than `n` are looked at.
-    let mut part_after = [0_usize; 65];
-    for pair in inner.windows(2) {
-        let bits = (pair[0].start ^ pair[1].start).leading_zeros();
-        part_after[bits as usize] += 1;
-    }
-    (MIN_BITS..=most).rev().find_map(|count| {
-        let occupied = 1 + part_after[..(common + count) as usize].iter().sum::<usize>();
-        let bits = Bits {
+    let worth = |bits: Bits| information(inner, bits) - PRICE_OF_A_BIT * f64::from(bits.count);
+    (MIN_BITS..=most)
+        .map(|count| Bits {
             count,
             shift: 64 - common - count,
-        };
-        (occupied * 2 >= 1 << count && is_spread(inner, bits)).then_some(bits)
-    })
+        })
+        .map(|bits| (worth(bits), bits))
+        .filter(|(worth, _)| *worth > WORTH_OF_BOUNDS)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, bits)| bits)
 }
 
-fn is_spread(inner: &[Cut], bits: Bits) -> bool {
-    inner
-        .chunk_by(|a, b| bits.cell(a.start) == bits.cell(b.start))
-        .all(|together| together.len() * 10 <= inner.len() * MOST_TOGETHER_TENTHS)
+/// How many bits of information it is to know the cell that a cut lies in.
+fn information(inner: &[Cut], bits: Bits) -> f64 {
+    let all = inner.len() as f64;
+    let cells = inner.chunk_by(|a, b| bits.cell(a.start) == bits.cell(b.start));
+    cells
+        .map(|together| {
+            let share = together.len() as f64 / all;
+            -share * share.log2()
+        })
+        .sum()
 }
 
 /// Where to part cuts into five: indices of those that begin the second part and the later ones. Not quite evenly: bounds

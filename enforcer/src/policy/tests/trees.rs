@@ -148,10 +148,11 @@ fn prefixes_that_lie_close_are_told_apart_by_bits() {
             .collect::<Vec<_>>()
     };
     for length in [40, 48, 56, 64, 72, 128] {
-        let tree = hold(row(200, length), &[]);
+        let tree = hold(row(2_000, length), &[]);
         assert!(tree.blocks().iter().any(|block| block.mask != 0), "{length}");
-        // At most one block for two bounds, and each prefix is one more bound.
-        assert!(tree.blocks().len() <= 202, "{length}: {}", tree.blocks().len());
+        let (depth, blocks) = (depth(&tree, ROOT), tree.blocks().len());
+        assert!(depth <= 6, "{length}: {depth} blocks on a way");
+        assert!(blocks <= 2_000, "{length}: {blocks} blocks");
     }
 }
 
