@@ -406,6 +406,19 @@ mod tests {
     }
 
     #[test]
+    fn each_flag_is_a_bit_of_its_own() {
+        let flags = [
+            CLAUSE_AUDIT,
+            CLAUSE_OPAQUE,
+            CLAUSE_UNRESOLVED,
+            CLAUSE_NAME_HIT,
+            CLAUSE_NAME_MISS,
+        ];
+        assert!(flags.iter().all(|flag| flag.count_ones() == 1));
+        assert_eq!(flags.iter().fold(0, |all, flag| all | flag), 0b1_1111);
+    }
+
+    #[test]
     fn an_entry_holds_its_prefix_length_beside_its_head() {
         assert_eq!(entry_value(128, 5), 0x8000_0005);
         assert_eq!(entry_value(48, u32::MAX), 0x30ff_ffff);
@@ -424,12 +437,14 @@ mod tests {
         };
         assert!(unconditional.is_unconditional() && unconditional.has_no_condition());
         type Change = fn(&mut Clause);
-        let conditions: [Change; 5] = [
+        let conditions: [Change; 7] = [
             |clause| clause.proto = Proto::Udp as u8,
             |clause| clause.port_min = 1,
             |clause| clause.port_max = 1,
             |clause| clause.uid_min = 1,
             |clause| clause.uid_max = 1,
+            |clause| (clause.port_min, clause.port_max) = (1, !1),
+            |clause| (clause.uid_min, clause.uid_max) = (1, !1),
         ];
         let otherwise: [Change; 5] = [
             |clause| clause.rollout_by = RolloutBy::Process as u8,

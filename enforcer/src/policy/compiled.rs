@@ -7,7 +7,6 @@ use std::{collections::HashSet, net::Ipv6Addr};
 
 use enforcer_common::{
     address::{AddrWords, octets_from_words},
-    blocks::Block,
     clause::{Clause, DestinationForm, IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, NO_ENTRY, entry_value},
     decide::PolicyTable,
 };
@@ -159,8 +158,8 @@ impl CompiledPolicy {
     /// whatever is in it, is left out.
     #[must_use]
     pub fn kernel_bytes(&self) -> u64 {
-        let blocks = Tree::new(&self.entries).blocks().len();
-        (blocks * size_of::<Block>() + self.clauses.len() * size_of::<Clause>()) as u64
+        let tree = Tree::new(&self.entries);
+        (size_of_val(tree.blocks()) + size_of_val(self.clauses.as_slice())) as u64
     }
 }
 
