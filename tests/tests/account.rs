@@ -57,13 +57,14 @@ fn plan<'a>(
     let cgroups = cgroups
         .into_iter()
         .map(|cgroup| PlannedCgroup {
-            cgroup: open(cgroup),
+            cgroup: Arc::new(open(cgroup)),
             has_outer: false,
             has_inner: false,
         })
         .collect();
     let target = PlannedTarget {
         name: "test".to_owned(),
+        number: 0,
         cgroups,
         policy: Arc::clone(compiled),
         groups: vec![DEFAULT_GROUP.to_owned()],
@@ -80,6 +81,7 @@ const fn options(events: EventsWanted, ring_bytes: u32) -> StartOptions {
         events,
         bpf_log: None,
         ring_bytes,
+        targets: 0,
     }
 }
 
@@ -125,7 +127,7 @@ fn a_full_ring_buffer_still_enforces_and_seen_is_delivered_plus_lost() {
     let plan = plan(&policy, &compiled, [&cgroup]);
     let governing = Governing::start(
         &support,
-        plan,
+        &plan,
         &options(EventsWanted::All, ring_bytes),
         Now::default(),
     )
@@ -178,7 +180,7 @@ fn what_is_wanted_is_applied_in_the_kernel() {
         (EventsWanted::All, 3),
     ] {
         let plan = plan(&policy, &compiled, [&cgroup]);
-        let governing = Governing::start(&support, plan, &options(wanted, 1 << 16), Now::default()).unwrap();
+        let governing = Governing::start(&support, &plan, &options(wanted, 1 << 16), Now::default()).unwrap();
         for _ in 0..3 {
             assert!(client.connect_tcp(server.address()).unwrap().ok);
         }
@@ -286,7 +288,7 @@ fn many_cgroups_are_governed_at_once() {
     let plan = plan(&policy, &compiled, &cgroups);
     let governing = Governing::start(
         &support,
-        plan,
+        &plan,
         &options(EventsWanted::Acted, 1 << 16),
         Now::default(),
     )
@@ -335,7 +337,7 @@ fn a_policy_of_many_entries_decides_as_a_small_one() {
     let plan = plan(&policy, &compiled, [&cgroup]);
     let governing = Governing::start(
         &support,
-        plan,
+        &plan,
         &options(EventsWanted::All, 1 << 16),
         Now::default(),
     )
