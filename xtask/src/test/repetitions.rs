@@ -37,6 +37,12 @@ const REPETITIONS: &[Repetition] = &[
         small: 20,
         full: 200,
     },
+    // Times that the policy is loaded again while connects are made.
+    Repetition {
+        variable: "ENFORCER_RELOADS",
+        small: 20,
+        full: 500,
+    },
     // Cgroups governed at once.
     Repetition {
         variable: "ENFORCER_CGROUPS",
