@@ -1,0 +1,293 @@
+//! Reloads while connects are made without a pause: each connect meets the old policy or the new one, none meets no policy,
+//! and none that begins after a reload meets the old one.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use enforcer::{
+    kernel::{Content, Kernel, LoadOptions},
+    policy::{
+        Policy, argument::RuleArgument, compile::compile, compiled::CompiledPolicy, live::Live,
+        rule::DEFAULT_GROUP,
+    },
+    targets::{Cgroup, Hierarchy},
+};
+use enforcer_common::{
+    binding::{Binding, EventsWanted, LAYOUT_VERSION},
+    decide::Mode,
+};
+use enforcer_tests::{
+    client::Client,
+    enforcer::Enforcer,
+    kernel::{caller_sees, support},
+    phase::{LAST, Phase},
+    policy::{PolicyFile, rejecting, target},
+    protocol::{Connect, Request, SocketKind, phases},
+    scene::{A, Scene},
+};
+
+/// Threads that connect.
+const THREADS: u32 = 8;
+
+const PREFIX_A: &str = "2001:db8:a::/48";
+
+/// What rejects, in turn. Neither is what this network gives by itself.
+const ERRNOS: [&str; 2] = ["EHOSTDOWN", "ENETDOWN"];
+
+fn reloads() -> u64 {
+    env::var("ENFORCER_RELOADS").map_or(20, |count| count.parse().unwrap())
+}
+
+/// Somebody who connects without a pause. Phase 2k: policy k is in force; phase 2k + 1: k + 1 is being put into its place.
+struct Hammer {
+    client: Client,
+    phase: Phase,
+    path: PathBuf,
+}
+
+impl Hammer {
+    fn start(scene: &Scene, directory: &Path, connect: Connect) -> Self {
+        let path = directory.join("phase");
+        let phase = Phase::create(&path).unwrap();
+        let mut client = scene.client().unwrap();
+        let hammer = Request::Hammer {
+            connect,
+            threads: THREADS,
+            phase: path.clone(),
+        };
+        client.tell(&hammer).unwrap();
+        Self { client, phase, path }
+    }
+
+    /// The policy that is in force is about to be replaced.
+    fn begin(&self) {
+        self.phase.set(self.phase.get() + 1);
+    }
+
+    /// The next policy is in force.
+    fn settled(&self) {
+        self.phase.set(self.phase.get() + 1);
+    }
+
+    /// Ends it, and says what it saw.
+    fn end(mut self) -> Seen {
+        let last = self.phase.get();
+        self.phase.set(LAST);
+        let answer = self.client.answer().unwrap();
+        fs::remove_file(self.path).unwrap();
+        Seen {
+            outcomes: answer.outcomes.unwrap(),
+            last,
+        }
+    }
+}
+
+/// What the connects saw.
+struct Seen {
+    outcomes: BTreeMap<String, u64>,
+    /// The last phase but the one in which everybody ends.
+    last: u64,
+}
+
+impl Seen {
+    /// The connects that met something else than the policies that were in force while they were made; `outcomes` are those
+    /// of the policies, in turn.
+    fn violations(&self, outcomes: &[&str]) -> Vec<(&str, u64)> {
+        let is_violation = |text: &str| {
+            let (before, after, outcome) = phases(text).unwrap();
+            let (oldest, newest) = (before / 2, after.min(self.last).div_ceil(2));
+            let mut possible = (oldest..=newest).map(|policy| outcomes[policy as usize % outcomes.len()]);
+            !possible.any(|one| one == outcome)
+        };
+        let all = self.outcomes.iter().map(|(text, count)| (text.as_str(), *count));
+        all.filter(|(text, _)| is_violation(text)).collect()
+    }
+
+    /// Connects that were wholly within a phase in which one policy was in force, and met it.
+    fn settled(&self, outcome: &str) -> u64 {
+        let is_settled = |text: &str| {
+            let (before, after, met) = phases(text).unwrap();
+            before == after && before % 2 == 0 && met == outcome
+        };
+        let all = self.outcomes.iter().filter(|(text, _)| is_settled(text));
+        all.map(|(_, count)| *count).sum()
+    }
+}
+
+/// Packets that the namespace's only interface has carried.
+fn packets(scene: &Scene) -> u64 {
+    let table = scene
+        .netns
+        .run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))
+        .unwrap();
+    let line = table.lines().find_map(|line| line.trim().strip_prefix("lo:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn run(scene: &Scene, file: &PolicyFile) -> Enforcer {
+    let arguments = file.arguments();
+    let quiet = ["--events", "none"].map(str::to_owned);
+    Enforcer::run(&scene.outside(), arguments.iter().chain(&quiet)).unwrap()
+}
+
+/// Reloads again and again while the hammer falls, and judges what it saw.
+fn reload_under_load(scene: &Scene, connect: Connect, texts: [&str; 2], outcomes: [&str; 2]) -> Seen {
+    let file = PolicyFile::new(texts[0]).unwrap();
+    let mut enforcer = run(scene, &file);
+    let hammer = Hammer::start(scene, file.directory(), connect.clone());
+    let mut client = scene.client().unwrap();
+    let count = reloads();
+    for policy in 1..=count {
+        hammer.begin();
+        file.reload(&mut enforcer, texts[policy as usize % 2]).unwrap();
+        hammer.settled();
+        let answer = client.connect(connect.clone()).unwrap();
+        let met = answer.peer.filter(|_| answer.ok);
+        let met = met.map_or_else(|| answer.outcome(), |peer| peer.to_string());
+        assert_eq!(met, outcomes[policy as usize % 2], "after reload {policy}");
+    }
+    let seen = hammer.end();
+    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
+    assert_eq!(seen.violations(&outcomes), []);
+    for outcome in outcomes {
+        assert!(seen.settled(outcome) >= count, "{outcome}: {:?}", seen.outcomes);
+    }
+    seen
+}
+
+#[test]
+fn every_connect_meets_the_old_policy_or_the_new_one() {
+    let scene = Scene::new("reload-load").unwrap();
+    let mut client = scene.client().unwrap();
+    scene.connects(&mut client, A).unwrap();
+    let before = packets(&scene);
+    scene.connects(&mut client, A).unwrap();
+    assert!(packets(&scene) > before, "a connect is seen in the counters");
+
+    let web = target("web", &scene.path(), &["default"]);
+    let texts = ERRNOS.map(|errno| [web.clone(), rejecting("default", PREFIX_A, errno)].concat());
+    let accepted = scene.server.accepted().len();
+    let before = packets(&scene);
+    let connect = Connect::new(SocketKind::Tcp, scene.to(A));
+    let outcomes = ERRNOS.map(caller_sees);
+    reload_under_load(&scene, connect, [&texts[0], &texts[1]], outcomes);
+    // No connect was let through, says who would have seen it.
+    assert_eq!(packets(&scene), before);
+    assert_eq!(scene.server.accepted().len(), accepted);
+    scene.connects(&mut client, A).unwrap();
+}
+
+/// The same where a verdict is more than an errno, which on some kernels all rejections share.
+#[test]
+fn every_connect_goes_where_the_old_policy_sends_it_or_the_new_one() {
+    let scene = Scene::new("reload-redirect").unwrap();
+    let web = target("web", &scene.path(), &["default"]);
+    let to = ["192.0.2.1:4001", "192.0.2.1:4002"];
+    let texts = to.map(|to| {
+        format!(
+            "{web}[[rule]]\nprefix = \"{PREFIX_A}\"\naction = \"redirect\"\nto = \"{to}\"\ntransparent = false\n"
+        )
+    });
+    let outcomes = to.map(|to| format!("[::ffff:{}]:{}", &to[..9], &to[10..]));
+    let connect = Connect::new(SocketKind::Udp, scene.to(A));
+    reload_under_load(&scene, connect, [&texts[0], &texts[1]], [&outcomes[0], &outcomes[1]]);
+}
+
+#[test]
+fn a_policy_grows_past_all_that_it_had_room_for_and_shrinks_again() {
+    const PREFIXES: u32 = 50_000;
+    let scene = Scene::new("reload-growth").unwrap();
+    let mut client = scene.client().unwrap();
+    let web = target("web", &scene.path(), &["default"]);
+    let small = [web.clone(), rejecting("default", PREFIX_A, ERRNOS[0])].concat();
+    let many = format!(
+        "{web}{}[[rule]]\nprefixes_file = \"many\"\naction = \"reject\"\nerrno = \"{}\"\n",
+        rejecting("default", PREFIX_A, ERRNOS[1]),
+        ERRNOS[1]
+    );
+    let file = PolicyFile::new(&small).unwrap();
+    let mut list = String::new();
+    for number in 0..PREFIXES {
+        writeln!(list, "2001:db9:{:x}:{:x}::/64", number >> 8, number & 0xff).unwrap();
+    }
+    fs::write(file.directory().join("many"), list).unwrap();
+    let before = packets(&scene);
+    let mut enforcer = run(&scene, &file);
+    let connect = Connect::new(SocketKind::Tcp, scene.to(A));
+    let hammer = Hammer::start(&scene, file.directory(), connect);
+    for (text, errno, entries) in [(&many, ERRNOS[1], true), (&small, ERRNOS[0], false)] {
+        hammer.begin();
+        let line = file.reload(&mut enforcer, text).unwrap();
+        hammer.settled();
+        assert_eq!(line.contains("50,0"), entries, "{line}");
+        scene.rejects(&mut client, A, errno).unwrap();
+    }
+    let seen = hammer.end();
+    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
+    assert_eq!(seen.violations(&ERRNOS.map(caller_sees)), []);
+    assert_eq!(packets(&scene), before);
+}
+
+fn compiled(errno: &str) -> Arc<CompiledPolicy> {
+    let rule = RuleArgument::reject(&format!("{PREFIX_A},errno={errno}")).unwrap();
+    let (policy, _) = Policy::load(None, vec![rule]).unwrap();
+    Arc::new(compile(&policy.rules, &[DEFAULT_GROUP.to_owned()], &Live::default()).unwrap())
+}
+
+/// What a reload must not do: take the old policy away, and then put the new one there. Whoever counts finds it out.
+#[test]
+fn a_policy_that_is_deleted_before_the_next_is_inserted_is_found_out() {
+    let scene = Scene::new("reload-control").unwrap();
+    let mut client = scene.client().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut kernel = Kernel::load(support(), &LoadOptions::default()).unwrap();
+    let slots = ERRNOS.map(|errno| {
+        let policy = compiled(errno);
+        let content = Content {
+            identity: Arc::clone(&policy),
+            scope: None,
+            policy,
+            overlay: Arc::default(),
+        };
+        kernel.install(&content).unwrap().0.slot
+    });
+    let cgroup = Cgroup::open(&Hierarchy::find().unwrap(), Path::new(&scene.path())).unwrap();
+    let binding = |policy_slot| Binding {
+        layout_version: LAYOUT_VERSION,
+        policy_slot,
+        cgroup_id: cgroup.id(),
+        target: 1,
+        mode: Mode::Enforce as u8,
+        events: EventsWanted::None as u8,
+        ..Binding::default()
+    };
+    let attachment = kernel.attach(&cgroup, binding(slots[0])).unwrap();
+    scene.rejects(&mut client, A, ERRNOS[0]).unwrap();
+    let before = packets(&scene);
+    let connect = Connect::new(SocketKind::Tcp, scene.to(A));
+    let hammer = Hammer::start(&scene, directory.path(), connect);
+    for policy in 1..=200 {
+        hammer.begin();
+        kernel.bind(binding(0)).unwrap();
+        // As long as it takes, on a machine with many processors and on one with few.
+        thread::yield_now();
+        kernel.bind(binding(slots[policy % 2])).unwrap();
+        hammer.settled();
+        scene.rejects(&mut client, A, ERRNOS[policy % 2]).unwrap();
+    }
+    let seen = hammer.end();
+    drop(attachment);
+    let violations = seen.violations(&ERRNOS.map(caller_sees));
+    assert!(!violations.is_empty(), "{:?}", seen.outcomes);
+    assert!(packets(&scene) > before);
+    scene.connects(&mut client, A).unwrap();
+}
