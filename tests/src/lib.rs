@@ -27,8 +27,8 @@ pub mod client;
 pub mod protocol;
 
 pub mod deprive;
-pub mod refuse;
 pub mod enforcer;
+pub mod refuse;
 pub mod server;
 
 pub mod engine;
@@ -42,10 +42,10 @@ pub mod policy;
 pub mod foreign;
 pub mod kernel;
 pub mod need;
+pub mod phase;
 pub mod privileges;
 pub mod records;
 pub mod verdicts;
-pub mod phase;
 pub mod wait;
 
 mod unique;

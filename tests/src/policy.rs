@@ -117,7 +117,9 @@ pub fn told_to_reload(enforcer: &mut Enforcer) -> Result<Vec<String>> {
     enforcer.process().signal(Signal::HUP)?;
     let said = eventually("the reload to be told of", PATIENCE, || {
         let lines = enforcer.lines(Stream::Stderr).split_off(before);
-        let last = lines.iter().position(|line| line.starts_with(RELOADED) || line == REFUSED)?;
+        let last = lines
+            .iter()
+            .position(|line| line.starts_with(RELOADED) || line == REFUSED)?;
         Some(lines[..=last].to_vec())
     });
     said.with_context(|| format!("it said {:#?}", enforcer.lines(Stream::Stderr).split_off(before)))

@@ -172,8 +172,13 @@ fn answer_one(listener: &OwnedFd, count: &Mutex<Count>) -> io::Result<()> {
     // SAFETY: any bytes are such a structure, and the kernel wants it zeroed.
     let mut asked: libc::seccomp_notif = unsafe { mem::zeroed() };
     // SAFETY: the request writes one such structure.
-    let received =
-        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut asked) };
+    let received = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV as _,
+            &raw mut asked,
+        )
+    };
     if received != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -193,8 +198,13 @@ fn answer_one(listener: &OwnedFd, count: &Mutex<Count>) -> io::Result<()> {
         },
     };
     // SAFETY: the request reads one such structure.
-    let sent =
-        unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw mut answer) };
+    let sent = unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SEND as _,
+            &raw mut answer,
+        )
+    };
     if sent == 0 {
         Ok(())
     } else {

@@ -7,7 +7,7 @@ use std::{env, path::Path, sync::Arc};
 use enforcer::{
     daemon::{Governing, Now, Plan, PlannedCgroup, PlannedTarget, StartOptions},
     events::hub::{Item, Subscription},
-    kernel::{Kernel, LoadOptions, Support},
+    kernel::{Content, Kernel, LoadOptions, Support},
     policy::{
         Policy, argument::RuleArgument, compile::compile, compiled::CompiledPolicy, live::Live,
         rule::DEFAULT_GROUP,
@@ -201,7 +201,7 @@ fn attaching_under_load_never_judges_without_a_binding() {
     let cgroup = CgroupFixture::new("attach").unwrap();
     let (_, compiled) = policy(&[&format!("2001:db8::/32,errno={ERRNO}")]);
     let mut kernel = Kernel::load(&support, &LoadOptions::default()).unwrap();
-    let installed = kernel.install(&compiled, None).unwrap();
+    let installed = kernel.install(&Content::plain(&compiled)).unwrap().0;
     let open = open(&cgroup);
     let binding = Binding {
         layout_version: LAYOUT_VERSION,
@@ -247,7 +247,7 @@ fn a_fixed_policy_governs_whatever_the_binding_says() {
             ..LoadOptions::default()
         };
         let mut kernel = Kernel::load(&support, &options).unwrap();
-        assert_eq!(kernel.install(&compiled, None).unwrap().slot, 1);
+        assert_eq!(kernel.install(&Content::plain(&compiled)).unwrap().0.slot, 1);
         let binding = Binding {
             cgroup_id: cgroup.id(),
             ..Binding::default()
@@ -270,9 +270,9 @@ fn equal_policies_are_one() {
     let (_, one) = policy(&["2001:db8::/32"]);
     let (_, same) = policy(&["2001:db8::/32"]);
     let (_, other) = policy(&["2001:db8::/33"]);
-    let first = kernel.install(&one, None).unwrap();
-    assert_eq!(kernel.install(&same, None).unwrap(), first);
-    assert_ne!(kernel.install(&other, None).unwrap(), first);
+    let first = kernel.install(&Content::plain(&one)).unwrap().0;
+    assert_eq!(kernel.install(&Content::plain(&same)).unwrap().0, first);
+    assert_ne!(kernel.install(&Content::plain(&other)).unwrap().0, first);
 }
 
 #[test]

@@ -42,13 +42,20 @@ fn what_the_file_says_now_is_in_force_and_a_line_says_what_changed() {
     let web = target("web", &scene.path(), &["default"]);
     let file = PolicyFile::new(&[web.clone(), rules(&[(PREFIX_A, "EHOSTDOWN")])].concat()).unwrap();
     // What the command line says stays, whatever the file says.
-    let mut enforcer = run(&scene, &file, &["--reject", "2001:db8:b::1,errno=ECONNABORTED,name=mine"]);
+    let mut enforcer = run(
+        &scene,
+        &file,
+        &["--reject", "2001:db8:b::1,errno=ECONNABORTED,name=mine"],
+    );
     scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
     scene.rejects(&mut client, B, "ECONNABORTED").unwrap();
 
     let more = rules(&[(PREFIX_B, "ENETDOWN"), (PREFIX_A, "ENETDOWN")]);
     let line = file.reload(&mut enforcer, &[web.clone(), more].concat()).unwrap();
-    assert!(line.starts_with("reloaded: 3 rules (1 added, 1 changed), "), "{line}");
+    assert!(
+        line.starts_with("reloaded: 3 rules (1 added, 1 changed), "),
+        "{line}"
+    );
     assert!(line.contains(" entries, in ") && line.ends_with(" ms"), "{line}");
     scene.rejects(&mut client, A, "ENETDOWN").unwrap();
     scene.rejects(&mut client, B, "ECONNABORTED").unwrap();
@@ -71,7 +78,12 @@ fn what_the_file_says_now_is_in_force_and_a_line_says_what_changed() {
     let events = parse_events(&finished.stdout).unwrap();
     let told: Vec<_> = events
         .iter()
-        .map(|event| (event["rule"].as_str().unwrap_or("-"), event["mode"].as_str().unwrap()))
+        .map(|event| {
+            (
+                event["rule"].as_str().unwrap_or("-"),
+                event["mode"].as_str().unwrap(),
+            )
+        })
         .collect();
     let path = file.path();
     let at = |line: usize| format!("{}:{line}", path.display());
@@ -85,7 +97,10 @@ fn what_the_file_says_now_is_in_force_and_a_line_says_what_changed() {
         ("-".to_owned(), "audit"),
         ("mine".to_owned(), "enforce"),
     ];
-    let expected: Vec<_> = expected.iter().map(|(rule, mode)| (rule.as_str(), *mode)).collect();
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(rule, mode)| (rule.as_str(), *mode))
+        .collect();
     assert_eq!(told, expected);
     scene.connects(&mut client, A).unwrap();
 }
@@ -104,7 +119,10 @@ fn a_file_that_cannot_be_used_changes_nothing_and_all_that_is_wrong_with_it_is_t
     fs::copy(tests_directory().join("cases/mistakes/ten.toml"), file.path()).unwrap();
     let said = told_to_reload(&mut enforcer).unwrap().join("\n");
     assert_eq!(said.matches("error: ").count(), 10, "{said}");
-    assert!(said.ends_with("note: not reloaded: what was in force still is"), "{said}");
+    assert!(
+        said.ends_with("note: not reloaded: what was in force still is"),
+        "{said}"
+    );
     scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
     let tie = rules(&[(PREFIX_A, "EHOSTDOWN"), (PREFIX_A, "ENETDOWN")]);
     let contradiction = [
@@ -120,7 +138,11 @@ fn a_file_that_cannot_be_used_changes_nothing_and_all_that_is_wrong_with_it_is_t
     for (text, errors, words) in [
         ("[[rule]\n".to_owned(), 1, "policy.toml"),
         ([web.clone(), tie].concat(), 1, ""),
-        ([web.clone(), contradiction.concat()].concat(), 1, "are the same cgroup"),
+        (
+            [web.clone(), contradiction.concat()].concat(),
+            1,
+            "are the same cgroup",
+        ),
         (missing.concat(), 2, "does not exist"),
         (String::new(), 1, "no target to govern"),
     ] {
@@ -196,16 +218,29 @@ fn targets_come_and_go_within_each_other_and_are_all_accounted_for() {
     let events = parse_events(&finished.stdout).unwrap();
     let told: Vec<_> = events
         .iter()
-        .map(|event| (event["target"].as_str().unwrap(), event["errno"].as_str().unwrap()))
+        .map(|event| {
+            (
+                event["target"].as_str().unwrap(),
+                event["errno"].as_str().unwrap(),
+            )
+        })
         .collect();
     // Each connect is one event, of the nearest target.
     assert_eq!(told, expected);
     for name in names {
         let count = expected.iter().filter(|(target, _)| *target == name).count();
         let line = format!("  {name}: {count} connects seen: 0 allowed, {count} rejected, 0 redirected");
-        assert!(finished.stderr.contains(&line), "{line} in {:#?}", finished.stderr);
+        assert!(
+            finished.stderr.contains(&line),
+            "{line} in {:#?}",
+            finished.stderr
+        );
     }
-    assert!(!finished.stderr.iter().any(|line| line.starts_with("faults")), "{:#?}", finished.stderr);
+    assert!(
+        !finished.stderr.iter().any(|line| line.starts_with("faults")),
+        "{:#?}",
+        finished.stderr
+    );
     for client in &mut clients {
         scene.connects(client, A).unwrap();
     }
@@ -215,7 +250,13 @@ fn targets_come_and_go_within_each_other_and_are_all_accounted_for() {
 fn a_target_that_is_called_otherwise_stays_governed_and_is_counted_under_each_name() {
     let scene = Scene::new("reload-renamed").unwrap();
     let mut client = scene.client().unwrap();
-    let text = |name: &str| [target(name, &scene.path(), &["default"]), rules(&[(PREFIX_A, "EHOSTDOWN")])].concat();
+    let text = |name: &str| {
+        [
+            target(name, &scene.path(), &["default"]),
+            rules(&[(PREFIX_A, "EHOSTDOWN")]),
+        ]
+        .concat()
+    };
     let file = PolicyFile::new(&text("before")).unwrap();
     let mut enforcer = run(&scene, &file, &[]);
     scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();
@@ -228,7 +269,11 @@ fn a_target_that_is_called_otherwise_stays_governed_and_is_counted_under_each_na
         "  before: 1 connect seen: 0 allowed, 1 rejected, 0 redirected",
         "  after: 2 connects seen: 0 allowed, 2 rejected, 0 redirected",
     ] {
-        assert!(finished.stderr.iter().any(|it| it == line), "{:#?}", finished.stderr);
+        assert!(
+            finished.stderr.iter().any(|it| it == line),
+            "{:#?}",
+            finished.stderr
+        );
     }
     scene.connects(&mut client, A).unwrap();
 }
@@ -276,13 +321,18 @@ fn a_duration_that_has_passed_does_not_begin_again() {
     let mut client = scene.client().unwrap();
     let web = target("web", &scene.path(), &["default"]);
     let text = |errno: &str| {
-        let ending = format!("{}expires = \"3s\"\nname = \"short\"\n", rules(&[(PREFIX_A, "EHOSTDOWN")]));
+        let ending = format!(
+            "{}expires = \"3s\"\nname = \"short\"\n",
+            rules(&[(PREFIX_A, "EHOSTDOWN")])
+        );
         [web.clone(), ending, rules(&[(PREFIX_B, errno)])].concat()
     };
     let file = PolicyFile::new(&text("ENETDOWN")).unwrap();
     let mut enforcer = run(&scene, &file, &[]);
     enforcer
-        .wait_for_line(Stream::Stderr, PATIENCE, |line| line.contains("`short` has expired"))
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| {
+            line.contains("`short` has expired")
+        })
         .unwrap();
     scene.connects(&mut client, A).unwrap();
     scene.rejects(&mut client, B, "ENETDOWN").unwrap();
@@ -290,7 +340,9 @@ fn a_duration_that_has_passed_does_not_begin_again() {
     scene.connects(&mut client, A).unwrap();
     scene.rejects(&mut client, B, "ECONNABORTED").unwrap();
     // A rule that says something else is another rule.
-    let other = text("ENETDOWN").replace("EHOSTDOWN", "ETIMEDOUT").replace("3s", "1h");
+    let other = text("ENETDOWN")
+        .replace("EHOSTDOWN", "ETIMEDOUT")
+        .replace("3s", "1h");
     file.reload(&mut enforcer, &other).unwrap();
     scene.rejects(&mut client, A, "ETIMEDOUT").unwrap();
     let finished = enforcer.terminate().unwrap();
@@ -315,14 +367,24 @@ fn a_target_that_is_not_there_yet_is_waited_for_while_the_others_have_the_new_po
     ];
     file.reload(&mut enforcer, &both.concat()).unwrap();
     let said = enforcer.lines(Stream::Stderr).join("\n");
-    assert!(said.contains(&format!("note: waiting for cgroup {late}")), "{said}");
+    assert!(
+        said.contains(&format!("note: waiting for cgroup {late}")),
+        "{said}"
+    );
     scene.rejects(&mut client, A, "ENETDOWN").unwrap();
     let cgroup = scene.cgroup.child("late").unwrap();
     let mut inside = Client::start(&Place::new(&cgroup, &scene.netns)).unwrap();
-    eventually("the late target to be governed by its own rules", PATIENCE, || {
-        scene.rejects(&mut inside, A, "ECONNABORTED").is_ok()
-            && enforcer.lines(Stream::Stderr).iter().any(|line| line.ends_with("on 2 cgroups"))
-    })
+    eventually(
+        "the late target to be governed by its own rules",
+        PATIENCE,
+        || {
+            scene.rejects(&mut inside, A, "ECONNABORTED").is_ok()
+                && enforcer
+                    .lines(Stream::Stderr)
+                    .iter()
+                    .any(|line| line.ends_with("on 2 cgroups"))
+        },
+    )
     .unwrap();
     scene.rejects(&mut client, A, "ENETDOWN").unwrap();
     let finished = enforcer.terminate().unwrap();
@@ -343,8 +405,13 @@ fn targets_and_groups_of_the_command_line_are_those_of_every_file() {
     file.reload(&mut enforcer, &both("ENETDOWN")).unwrap();
     scene.rejects(&mut client, A, "ENETDOWN").unwrap();
     scene.connects(&mut client, B).unwrap();
-    let said = file.refused(&mut enforcer, &rules(&[(PREFIX_A, "EHOSTDOWN")])).unwrap();
-    assert!(said.contains("--use web: no rule belongs to that group"), "{said}");
+    let said = file
+        .refused(&mut enforcer, &rules(&[(PREFIX_A, "EHOSTDOWN")]))
+        .unwrap();
+    assert!(
+        said.contains("--use web: no rule belongs to that group"),
+        "{said}"
+    );
     scene.rejects(&mut client, A, "ENETDOWN").unwrap();
     assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
     scene.connects(&mut client, A).unwrap();
@@ -354,7 +421,13 @@ fn targets_and_groups_of_the_command_line_are_those_of_every_file() {
 fn who_was_started_to_outlive_a_terminal_reloads_too() {
     let scene = Scene::new("reload-nohup").unwrap();
     let mut client = scene.client().unwrap();
-    let text = |errno: &str| [target("web", &scene.path(), &["default"]), rules(&[(PREFIX_A, errno)])].concat();
+    let text = |errno: &str| {
+        [
+            target("web", &scene.path(), &["default"]),
+            rules(&[(PREFIX_A, errno)]),
+        ]
+        .concat()
+    };
     let file = PolicyFile::new(&text("EHOSTDOWN")).unwrap();
     let mut command = Enforcer::command(&scene.outside(), ["run"]).unwrap();
     command.args(file.arguments());
@@ -384,11 +457,19 @@ fn a_file_that_is_changed_while_targets_are_waited_for_is_read_again() {
     enforcer
         .wait_for_line(Stream::Stderr, PATIENCE, |line| line.contains("not reloaded"))
         .unwrap();
-    file.write(&[target("web", &scene.path(), &["default"]), rules(&[(PREFIX_A, "EHOSTDOWN")])].concat())
-        .unwrap();
+    file.write(
+        &[
+            target("web", &scene.path(), &["default"]),
+            rules(&[(PREFIX_A, "EHOSTDOWN")]),
+        ]
+        .concat(),
+    )
+    .unwrap();
     enforcer.process().signal(Signal::HUP).unwrap();
     enforcer
-        .wait_for_line(Stream::Stderr, PATIENCE, |line| line.starts_with("enforcing 1 rule on 1 cgroup"))
+        .wait_for_line(Stream::Stderr, PATIENCE, |line| {
+            line.starts_with("enforcing 1 rule on 1 cgroup")
+        })
         .unwrap();
     let mut client = scene.client().unwrap();
     scene.rejects(&mut client, A, "EHOSTDOWN").unwrap();

@@ -92,7 +92,10 @@ fn each_operation(world: &mut World, texts: [&str; 2], verdicts: [Verdicts; 2]) 
         } else {
             refused += 1;
             assert_eq!(errors, 1, "{when}: {said:#?}");
-            assert!(said.iter().any(|line| line.contains("Cannot allocate memory")), "{when}: {said:#?}");
+            assert!(
+                said.iter().any(|line| line.contains("Cannot allocate memory")),
+                "{when}: {said:#?}"
+            );
             world.assert(verdicts[0], &when);
         }
         // A reload that is told of may still be freeing what was in force, so it is the next that ends it.

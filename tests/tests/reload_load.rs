@@ -129,7 +129,10 @@ fn packets(scene: &Scene) -> u64 {
         .netns
         .run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))
         .unwrap();
-    let line = table.lines().find_map(|line| line.trim().strip_prefix("lo:")).unwrap();
+    let line = table
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("lo:"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -199,7 +202,12 @@ fn every_connect_goes_where_the_old_policy_sends_it_or_the_new_one() {
     });
     let outcomes = to.map(|to| format!("[::ffff:{}]:{}", &to[..9], &to[10..]));
     let connect = Connect::new(SocketKind::Udp, scene.to(A));
-    reload_under_load(&scene, connect, [&texts[0], &texts[1]], [&outcomes[0], &outcomes[1]]);
+    reload_under_load(
+        &scene,
+        connect,
+        [&texts[0], &texts[1]],
+        [&outcomes[0], &outcomes[1]],
+    );
 }
 
 #[test]
@@ -251,13 +259,7 @@ fn a_policy_that_is_deleted_before_the_next_is_inserted_is_found_out() {
     let directory = tempfile::tempdir().unwrap();
     let mut kernel = Kernel::load(support(), &LoadOptions::default()).unwrap();
     let slots = ERRNOS.map(|errno| {
-        let policy = compiled(errno);
-        let content = Content {
-            identity: Arc::clone(&policy),
-            scope: None,
-            policy,
-            overlay: Arc::default(),
-        };
+        let content = Content::plain(&compiled(errno));
         kernel.install(&content).unwrap().0.slot
     });
     let cgroup = Cgroup::open(&Hierarchy::find().unwrap(), Path::new(&scene.path())).unwrap();

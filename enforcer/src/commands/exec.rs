@@ -149,8 +149,8 @@ impl Run<'_> {
         let rules: Arc<[Rule]> = policy.rules.clone().into();
         let mut living = living::follow(&arguments.living, Arc::clone(&rules), vec![target], talk).await?;
         let plan = plan(rules, self.groups, cgroup, hierarchy, compiled).map_err(failed)?;
-        let mut governing =
-            Governing::start(&self.support, &plan, &options, living.now()).map_err(prepare::kernel_failure)?;
+        let mut governing = Governing::start(&self.support, &plan, &options, living.now())
+            .map_err(prepare::kernel_failure)?;
         living::say(governing.take_said(), talk);
         let mut writer = match self.file {
             Some((name, file)) => stream::start(

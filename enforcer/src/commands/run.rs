@@ -161,7 +161,7 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
         watch,
         is_reload_due,
     };
-    run.to_the_end(course).await
+    run.go_on(course).await
 }
 
 /// The next thing that somebody asks for. The hangup of the terminal asks for the end, unless enforcer was started to
@@ -197,7 +197,7 @@ impl Run<'_> {
         self.arguments.rules.policy.is_some()
     }
 
-    async fn to_the_end(mut self, mut course: Course) -> Result<ExitCode, Failure> {
+    async fn go_on(mut self, mut course: Course) -> Result<ExitCode, Failure> {
         let mut is_told = false;
         let stop = loop {
             course.governing.release_vanished(note_gone);
@@ -225,7 +225,9 @@ impl Run<'_> {
             }
         };
         let Course {
-            governing, mut writer, ..
+            governing,
+            mut writer,
+            ..
         } = course;
         let report = governing.finish().map_err(prepare::kernel_failure)?;
         let ended = stream::end(&mut writer).await;

@@ -227,12 +227,7 @@ impl Control {
     }
 
     /// The number of those who share answers; none where there are no names.
-    fn scope(
-        &mut self,
-        rules: &[Rule],
-        target: &PlannedTarget,
-        own_answers: Option<usize>,
-    ) -> Option<u32> {
+    fn scope(&mut self, rules: &[Rule], target: &PlannedTarget, own_answers: Option<usize>) -> Option<u32> {
         let named: Vec<_> = (0..)
             .zip(rules)
             .filter(|(_, rule)| rule.enabled && rule.is_in(&target.groups) && request(rule, None).is_some())

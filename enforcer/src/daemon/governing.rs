@@ -8,11 +8,7 @@ use std::{
 
 use enforcer_common::{binding::EventsWanted, counters::Counters, decide::Mode};
 
-use super::{
-    Applied, Now, Plan, Said,
-    control::Control,
-    flow::Flow,
-};
+use super::{Applied, Now, Plan, Said, control::Control, flow::Flow};
 use crate::{
     events::{
         enrich::{CallerErrno, Catalog},

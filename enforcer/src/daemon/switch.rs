@@ -75,7 +75,10 @@ impl Control {
                         attached.target.clone_from(target);
                     }
                 }
-                let stays = before.into_iter().map(|(id, (_, binding))| (id, binding)).collect();
+                let stays = before
+                    .into_iter()
+                    .map(|(id, (_, binding))| (id, binding))
+                    .collect();
                 self.let_leave(&stays, &together);
                 self.tell_not_put_back(&stays);
                 Err(error)
@@ -288,7 +291,9 @@ impl Control {
     /// Says which cgroups the kernel would not put back.
     fn tell_not_put_back(&mut self, before: &HashMap<u64, Binding>) {
         for attached in &self.attached {
-            let slot = before.get(&attached.cgroup.id()).map(|binding| binding.policy_slot);
+            let slot = before
+                .get(&attached.cgroup.id())
+                .map(|binding| binding.policy_slot);
             if slot.is_some_and(|slot| slot != attached.binding.policy_slot) {
                 self.said.push(Said {
                     message: format!(

@@ -52,6 +52,17 @@ pub struct Content {
 }
 
 impl Content {
+    /// A policy that depends on neither times nor names.
+    #[must_use]
+    pub fn plain(policy: &Arc<CompiledPolicy>) -> Self {
+        Self {
+            identity: Arc::clone(policy),
+            scope: None,
+            policy: Arc::clone(policy),
+            overlay: Arc::default(),
+        }
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         self.scope == other.scope
             && self.identity == other.identity

@@ -152,7 +152,9 @@ async fn wait_for_container(
 ///
 /// Needs a tokio runtime with I/O and time. Dropping the future ends the wait and leaves nothing behind.
 pub async fn wait_for_any(hierarchy: &Hierarchy, requests: &[Request]) {
-    let waiting = requests.iter().map(|request| wait_for(hierarchy, request, |_| {}));
+    let waiting = requests
+        .iter()
+        .map(|request| wait_for(hierarchy, request, |_| {}));
     let mut waiting: FuturesUnordered<_> = waiting.collect();
     if waiting.next().await.is_none() {
         std::future::pending().await

@@ -48,7 +48,12 @@ impl fmt::Display for Line {
             1 => "1 entry".to_owned(),
             several => format!("{} entries", grouped(several)),
         };
-        write!(f, "reloaded: {} ({}), {entries}", counted(self.rules, "rule"), self.changes)?;
+        write!(
+            f,
+            "reloaded: {} ({}), {entries}",
+            counted(self.rules, "rule"),
+            self.changes
+        )?;
         if self.applied.attached > 0 {
             write!(f, ", {} attached", counted(self.applied.attached, "cgroup"))?;
         }
@@ -137,10 +142,42 @@ fn is_same(a: &Rule, b: &Rule) -> bool {
             ..rollout
         })
     };
-    let a_is = (&a.groups, &a.host, a.resolve, a.allow_private, &a.action, a.errno.number);
-    let b_is = (&b.groups, &b.host, b.resolve, b.allow_private, &b.action, b.errno.number);
-    let a_counts = (&a.ports, a.proto, &a.uids, &a.reason, a.enabled, a.mode, a.expires, a.transparent);
-    let b_counts = (&b.ports, b.proto, &b.uids, &b.reason, b.enabled, b.mode, b.expires, b.transparent);
+    let a_is = (
+        &a.groups,
+        &a.host,
+        a.resolve,
+        a.allow_private,
+        &a.action,
+        a.errno.number,
+    );
+    let b_is = (
+        &b.groups,
+        &b.host,
+        b.resolve,
+        b.allow_private,
+        &b.action,
+        b.errno.number,
+    );
+    let a_counts = (
+        &a.ports,
+        a.proto,
+        &a.uids,
+        &a.reason,
+        a.enabled,
+        a.mode,
+        a.expires,
+        a.transparent,
+    );
+    let b_counts = (
+        &b.ports,
+        b.proto,
+        &b.uids,
+        &b.reason,
+        b.enabled,
+        b.mode,
+        b.expires,
+        b.transparent,
+    );
     a_is == b_is && a_counts == b_counts && shares(a) == shares(b) && a.prefixes == b.prefixes
 }
 
@@ -215,8 +252,9 @@ mod tests {
     fn equal_rules_are_counted_each() {
         let one = rule("", 3, "2001:db8:a::/48", RuleAction::Reject);
         let again = rule("", 5, "2001:db8:a::/48", RuleAction::Reject);
-        assert_eq!(between(&[one.clone()], &[one.clone(), again.clone()]), "1 added");
-        assert_eq!(between(&[one.clone(), again], &[one]), "1 removed");
+        let both = [one, again];
+        assert_eq!(between(&both[..1], &both), "1 added");
+        assert_eq!(between(&both, &both[1..]), "1 removed");
     }
 
     #[test]

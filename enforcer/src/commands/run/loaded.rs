@@ -44,8 +44,11 @@ pub(super) struct Loaded {
 impl Loaded {
     /// The rules that count for some target.
     pub(super) fn used_rules(&self) -> Vec<&Rule> {
-        let groups: BTreeSet<&[GroupName]> =
-            self.wanted.iter().map(|target| target.groups.as_slice()).collect();
+        let groups: BTreeSet<&[GroupName]> = self
+            .wanted
+            .iter()
+            .map(|target| target.groups.as_slice())
+            .collect();
         self.rules
             .iter()
             .filter(|rule| groups.iter().any(|groups| rule.is_in(groups)))
@@ -149,6 +152,9 @@ fn compiled_policies(
     if problems.is_empty() {
         Ok(policies)
     } else {
-        Err(prepare::not_compiled(&problems, arguments.rules.policy.as_deref()))
+        Err(prepare::not_compiled(
+            &problems,
+            arguments.rules.policy.as_deref(),
+        ))
     }
 }

@@ -150,7 +150,11 @@ impl Run<'_> {
         if is_fixed && !self.arguments.wait {
             found.missing.clear();
         }
-        for request in found.missing.iter().filter(|missing| !self.missing.contains(missing)) {
+        for request in found
+            .missing
+            .iter()
+            .filter(|missing| !self.missing.contains(missing))
+        {
             console::note(format_args!("waiting for {}", request.selector));
         }
         self.make_ready(living, loaded, found.resolved, found.missing)
