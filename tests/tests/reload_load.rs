@@ -30,6 +30,7 @@ use enforcer_tests::{
     enforcer::Enforcer,
     kernel::{caller_sees, support},
     phase::{LAST, Phase},
+    place::Place,
     policy::{PolicyFile, rejecting, target},
     protocol::{Connect, Request, SocketKind, phases},
     scene::{A, Scene},
@@ -55,10 +56,9 @@ struct Hammer {
 }
 
 impl Hammer {
-    fn start(scene: &Scene, directory: &Path, connect: Connect) -> Self {
+    fn start(mut client: Client, directory: &Path, connect: Connect) -> Self {
         let path = directory.join("phase");
         let phase = Phase::create(&path).unwrap();
-        let mut client = scene.client().unwrap();
         let hammer = Request::Hammer {
             connect,
             threads: THREADS,
@@ -142,29 +142,51 @@ fn run(scene: &Scene, file: &PolicyFile) -> Enforcer {
     Enforcer::run(&scene.outside(), arguments.iter().chain(&quiet)).unwrap()
 }
 
-/// Reloads again and again while the hammer falls, and judges what it saw.
-fn reload_under_load(scene: &Scene, connect: Connect, texts: [&str; 2], outcomes: [&str; 2]) -> Seen {
-    let file = PolicyFile::new(texts[0]).unwrap();
-    let mut enforcer = run(scene, &file);
-    let hammer = Hammer::start(scene, file.directory(), connect.clone());
-    let mut client = scene.client().unwrap();
-    let count = reloads();
-    for policy in 1..=count {
-        hammer.begin();
-        file.reload(&mut enforcer, texts[policy as usize % 2]).unwrap();
-        hammer.settled();
-        let answer = client.connect(connect.clone()).unwrap();
-        let met = answer.peer.filter(|_| answer.ok);
-        let met = met.map_or_else(|| answer.outcome(), |peer| peer.to_string());
-        assert_eq!(met, outcomes[policy as usize % 2], "after reload {policy}");
+/// What is judged, by whom in turn, and how its connects end then.
+struct Load<'test> {
+    scene: &'test Scene,
+    /// Where it is.
+    place: Place<'test>,
+    connect: Connect,
+    texts: Vec<String>,
+    outcomes: Vec<&'test str>,
+}
+
+impl Load<'_> {
+    /// Reloads again and again while the hammer falls, and judges what it saw. Returns how many connects there were, and what
+    /// enforcer said of them at the end.
+    fn reload(self) -> (u64, Vec<String>) {
+        let Self {
+            scene,
+            place,
+            connect,
+            texts,
+            outcomes,
+        } = self;
+        let file = PolicyFile::new(&texts[0]).unwrap();
+        let mut enforcer = run(scene, &file);
+        let mut client = Client::start(&place).unwrap();
+        let hammer = Hammer::start(Client::start(&place).unwrap(), file.directory(), connect.clone());
+        let count = reloads();
+        for reload in 1..=count {
+            let policy = usize::try_from(reload).unwrap() % texts.len();
+            hammer.begin();
+            file.reload(&mut enforcer, &texts[policy]).unwrap();
+            hammer.settled();
+            let answer = client.connect(connect.clone()).unwrap();
+            let met = answer.peer.filter(|_| answer.ok);
+            let met = met.map_or_else(|| answer.outcome(), |peer| peer.to_string());
+            assert_eq!(met, outcomes[policy], "after reload {reload}");
+        }
+        let seen = hammer.end();
+        let finished = enforcer.terminate().unwrap();
+        assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.stderr);
+        assert_eq!(seen.violations(&outcomes), []);
+        for outcome in outcomes {
+            assert!(seen.settled(outcome) > 0, "{outcome}: {:?}", seen.outcomes);
+        }
+        (seen.outcomes.values().sum::<u64>() + count, finished.stderr)
     }
-    let seen = hammer.end();
-    assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
-    assert_eq!(seen.violations(&outcomes), []);
-    for outcome in outcomes {
-        assert!(seen.settled(outcome) >= count, "{outcome}: {:?}", seen.outcomes);
-    }
-    seen
 }
 
 #[test]
@@ -180,9 +202,14 @@ fn every_connect_meets_the_old_policy_or_the_new_one() {
     let texts = ERRNOS.map(|errno| [web.clone(), rejecting("default", PREFIX_A, errno)].concat());
     let accepted = scene.server.accepted().len();
     let before = packets(&scene);
-    let connect = Connect::new(SocketKind::Tcp, scene.to(A));
-    let outcomes = ERRNOS.map(caller_sees);
-    reload_under_load(&scene, connect, [&texts[0], &texts[1]], outcomes);
+    let load = Load {
+        scene: &scene,
+        place: scene.inside(),
+        connect: Connect::new(SocketKind::Tcp, scene.to(A)),
+        texts: texts.to_vec(),
+        outcomes: ERRNOS.map(caller_sees).to_vec(),
+    };
+    load.reload();
     // No connect was let through, says who would have seen it.
     assert_eq!(packets(&scene), before);
     assert_eq!(scene.server.accepted().len(), accepted);
@@ -201,13 +228,61 @@ fn every_connect_goes_where_the_old_policy_sends_it_or_the_new_one() {
         )
     });
     let outcomes = to.map(|to| format!("[::ffff:{}]:{}", &to[..9], &to[10..]));
-    let connect = Connect::new(SocketKind::Udp, scene.to(A));
-    reload_under_load(
-        &scene,
-        connect,
-        [&texts[0], &texts[1]],
-        [&outcomes[0], &outcomes[1]],
-    );
+    let load = Load {
+        scene: &scene,
+        place: scene.inside(),
+        connect: Connect::new(SocketKind::Udp, scene.to(A)),
+        texts: texts.to_vec(),
+        outcomes: outcomes.iter().map(String::as_str).collect(),
+    };
+    load.reload();
+}
+
+/// Where targets within each other come and go, each connect is judged once, by the nearest: so each is counted once.
+#[test]
+fn every_connect_is_judged_once_while_targets_above_and_below_come_and_go() {
+    let scene = Scene::new("reload-nested").unwrap();
+    let middle = scene.cgroup.child("middle").unwrap();
+    let inner = middle.child("inner").unwrap();
+    let names = ["outer", "middle", "inner"];
+    let errnos = ["EHOSTDOWN", "ENETDOWN", "ECONNABORTED"];
+    let cgroups = [&scene.cgroup, &middle, &inner];
+    let rules: String = names
+        .iter()
+        .zip(errnos)
+        .map(|(name, errno)| rejecting(name, PREFIX_A, errno))
+        .collect();
+    let turns: [&[usize]; 9] = [
+        &[0],
+        &[0, 2],
+        &[0, 1, 2],
+        &[2],
+        &[0, 2],
+        &[1],
+        &[0, 1, 2],
+        &[1, 2],
+        &[0, 1],
+    ];
+    let text = |targets: &&[usize]| {
+        let targets = targets
+            .iter()
+            .map(|&at| target(names[at], &cgroups[at].relative_path(), &[names[at]]));
+        [targets.collect(), rules.clone()].concat()
+    };
+    let nearest = |targets: &&[usize]| caller_sees(errnos[*targets.iter().max().unwrap()]);
+    let before = packets(&scene);
+    let load = Load {
+        scene: &scene,
+        place: Place::new(&inner, &scene.netns),
+        connect: Connect::new(SocketKind::Tcp, scene.to(A)),
+        texts: turns.iter().map(text).collect(),
+        outcomes: turns.iter().map(nearest).collect(),
+    };
+    let (connects, said) = load.reload();
+    let counted = format!("{connects} connects seen: 0 allowed, {connects} rejected, 0 redirected");
+    assert!(said.contains(&counted), "{counted} in {said:#?}");
+    assert!(!said.iter().any(|line| line.starts_with("faults")), "{said:#?}");
+    assert_eq!(packets(&scene), before);
 }
 
 #[test]
@@ -231,7 +306,7 @@ fn a_policy_grows_past_all_that_it_had_room_for_and_shrinks_again() {
     let before = packets(&scene);
     let mut enforcer = run(&scene, &file);
     let connect = Connect::new(SocketKind::Tcp, scene.to(A));
-    let hammer = Hammer::start(&scene, file.directory(), connect);
+    let hammer = Hammer::start(scene.client().unwrap(), file.directory(), connect);
     for (text, errno, entries) in [(&many, ERRNOS[1], true), (&small, ERRNOS[0], false)] {
         hammer.begin();
         let line = file.reload(&mut enforcer, text).unwrap();
@@ -276,7 +351,7 @@ fn a_policy_that_is_deleted_before_the_next_is_inserted_is_found_out() {
     scene.rejects(&mut client, A, ERRNOS[0]).unwrap();
     let before = packets(&scene);
     let connect = Connect::new(SocketKind::Tcp, scene.to(A));
-    let hammer = Hammer::start(&scene, directory.path(), connect);
+    let hammer = Hammer::start(scene.client().unwrap(), directory.path(), connect);
     for policy in 1..=200 {
         hammer.begin();
         kernel.bind(binding(0)).unwrap();
