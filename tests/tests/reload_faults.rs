@@ -7,11 +7,13 @@ use std::fmt::Write as _;
 
 use enforcer_tests::{
     client::Client,
-    enforcer::Enforcer,
+    enforcer::{Enforcer, is_ready},
     place::Place,
     policy::{PolicyFile, rejecting, target, told_to_reload},
+    process::Stream,
     refuse::Refuser,
     scene::{A, B, Scene},
+    wait::PATIENCE,
 };
 
 const PREFIX_A: &str = "2001:db8:a::/48";
@@ -69,11 +71,7 @@ fn each_operation(world: &mut World, texts: [&str; 2], verdicts: [Verdicts; 2]) 
     let mut enforcer = Enforcer::start(command).unwrap();
     refuser.watch().unwrap();
     enforcer
-        .wait_for_line(
-            enforcer_tests::process::Stream::Stderr,
-            enforcer_tests::wait::PATIENCE,
-            enforcer_tests::enforcer::is_ready,
-        )
+        .wait_for_line(Stream::Stderr, PATIENCE, is_ready)
         .unwrap();
     let (mut refused, mut which) = (0, 0);
     loop {

@@ -136,6 +136,17 @@ fn packets(scene: &Scene) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// How many descriptors of BPF maps, programs and links it has open, and how many of cgroups.
+fn descriptors_of(enforcer: &Enforcer) -> (usize, usize) {
+    let folder = fs::read_dir(format!("/proc/{}/fd", enforcer.pid())).unwrap();
+    let links = folder
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok());
+    let links: Vec<_> = links.map(|link| link.to_string_lossy().into_owned()).collect();
+    let count = |part: &str| links.iter().filter(|link| link.contains(part)).count();
+    (count("anon_inode:bpf"), count("/enforcer-test-"))
+}
+
 fn run(scene: &Scene, file: &PolicyFile) -> Enforcer {
     let arguments = file.arguments();
     let quiet = ["--events", "none"].map(str::to_owned);
@@ -165,6 +176,7 @@ impl Load<'_> {
         } = self;
         let file = PolicyFile::new(&texts[0]).unwrap();
         let mut enforcer = run(scene, &file);
+        let descriptors = descriptors_of(&enforcer);
         let mut client = Client::start(&place).unwrap();
         let hammer = Hammer::start(Client::start(&place).unwrap(), file.directory(), connect.clone());
         let count = reloads();
@@ -179,6 +191,11 @@ impl Load<'_> {
             assert_eq!(met, outcomes[policy], "after reload {reload}");
         }
         let seen = hammer.end();
+        // Back to the beginning; and once more, before which all that was in force is freed.
+        for _ in 0..2 {
+            file.reload(&mut enforcer, &texts[0]).unwrap();
+        }
+        assert_eq!(descriptors_of(&enforcer), descriptors);
         let finished = enforcer.terminate().unwrap();
         assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.stderr);
         assert_eq!(seen.violations(&outcomes), []);

@@ -6,7 +6,7 @@
 //! points at it and is never written afterwards; it is given back once nothing points at it and every program that may
 //! have seen it is done. So is a slot, once no binding names it. When bindings change is not known here.
 
-use std::sync::Arc;
+use std::{sync::Arc, thread};
 
 use aya::{
     Ebpf,
@@ -282,15 +282,7 @@ impl Maps {
                 });
             }
         };
-        let published = self
-            .clauses
-            .set(generation, &clauses, 0)
-            .map_err(|e| failed("CLAUSES", "publish a generation", e))
-            .and_then(|()| {
-                self.entries
-                    .set(generation, entries, 0)
-                    .map_err(|e| failed("ENTRIES", "publish a generation", e))
-            });
+        let published = self.set(generation, entries, &clauses);
         match published {
             Ok(()) => Ok(generation),
             Err(error) => {
@@ -299,6 +291,37 @@ impl Maps {
                 Err(error)
             }
         }
+    }
+
+    /// Sets both maps of a generation, at the same time: the kernel lets who replaces a map within a map wait until every
+    /// program that may have read the old one is done, and two can wait for the same.
+    fn set(&mut self, generation: u32, entries: &Entries, clauses: &Clauses) -> Result<(), KernelError> {
+        let Self {
+            entries: all_entries,
+            clauses: all_clauses,
+            ..
+        } = self;
+        let mut set_clauses = || {
+            all_clauses
+                .set(generation, clauses, 0)
+                .map_err(|e| failed("CLAUSES", "publish a generation", e))
+        };
+        let mut set_entries = || {
+            all_entries
+                .set(generation, entries, 0)
+                .map_err(|e| failed("ENTRIES", "publish a generation", e))
+        };
+        let (set, set_beside) = thread::scope(|scope| {
+            let beside = thread::Builder::new().spawn_scoped(scope, &mut set_clauses);
+            (set_entries(), beside.ok().map(|beside| beside.join()))
+        });
+        let set_beside = match set_beside {
+            Some(Ok(set)) => set,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            // There was no thread to be had.
+            None => set_clauses(),
+        };
+        set.and(set_beside)
     }
 
     /// The generation of an overlay: none if it is empty.
