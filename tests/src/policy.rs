@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,6 +16,9 @@ use crate::{
     process::Stream,
     wait::{PATIENCE, eventually},
 };
+
+/// How long a reload may take: in a guest without KVM that connects without a pause, much longer than anything else.
+const RELOAD_PATIENCE: Duration = PATIENCE.saturating_mul(3);
 
 /// How the line begins that says that the file is in force.
 const RELOADED: &str = "reloaded: ";
@@ -115,7 +119,7 @@ impl PolicyFile {
 pub fn told_to_reload(enforcer: &mut Enforcer) -> Result<Vec<String>> {
     let before = enforcer.lines(Stream::Stderr).len();
     enforcer.process().signal(Signal::HUP)?;
-    let said = eventually("the reload to be told of", PATIENCE, || {
+    let said = eventually("the reload to be told of", RELOAD_PATIENCE, || {
         let lines = enforcer.lines(Stream::Stderr).split_off(before);
         let last = lines
             .iter()

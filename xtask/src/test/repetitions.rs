@@ -43,6 +43,12 @@ const REPETITIONS: &[Repetition] = &[
         small: 20,
         full: 500,
     },
+    // Prefixes that a policy grows by while connects are made.
+    Repetition {
+        variable: "ENFORCER_GROWTH",
+        small: 10_000,
+        full: 50_000,
+    },
     // Cgroups governed at once.
     Repetition {
         variable: "ENFORCER_CGROUPS",
