@@ -15,13 +15,21 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 /// The phase in which everybody ends.
 pub const LAST: u64 = u64::MAX;
 
-/// A number in memory that processes share: a file's.
+/// What is shared.
 #[derive(Debug)]
-pub struct Phase {
-    shared: NonNull<AtomicU64>,
+#[repr(C)]
+struct Shared {
+    phase: AtomicU64,
+    done: AtomicU64,
 }
 
-// SAFETY: what is shared is an atomic, and stays mapped until this is dropped.
+/// A number in memory that processes share, a file's; and how much was done.
+#[derive(Debug)]
+pub struct Phase {
+    shared: NonNull<Shared>,
+}
+
+// SAFETY: what is shared is atomics, and stays mapped until this is dropped.
 unsafe impl Send for Phase {}
 // SAFETY: as above.
 unsafe impl Sync for Phase {}
@@ -39,7 +47,7 @@ impl Phase {
             .create_new(true)
             .open(path)
             .with_context(|| format!("make {}", path.display()))?;
-        file.set_len(size_of::<AtomicU64>() as u64)
+        file.set_len(size_of::<Shared>() as u64)
             .with_context(|| format!("size {}", path.display()))?;
         Self::map(file.into(), path)
     }
@@ -61,7 +69,7 @@ impl Phase {
         let mapped = unsafe {
             mmap(
                 std::ptr::null_mut(),
-                size_of::<AtomicU64>(),
+                size_of::<Shared>(),
                 protection,
                 MapFlags::SHARED,
                 &file,
@@ -73,7 +81,7 @@ impl Phase {
         Ok(Self { shared })
     }
 
-    fn shared(&self) -> &AtomicU64 {
+    fn shared(&self) -> &Shared {
         // SAFETY: a mapping begins at a page, and lasts as long as this; all access is atomic.
         unsafe { self.shared.as_ref() }
     }
@@ -81,18 +89,29 @@ impl Phase {
     /// The phase. Nothing that is done after this call was done before it.
     #[must_use]
     pub fn get(&self) -> u64 {
-        self.shared().load(Ordering::SeqCst)
+        self.shared().phase.load(Ordering::SeqCst)
+    }
+
+    /// Says that one more thing was done.
+    pub fn count(&self) {
+        self.shared().done.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many things were done.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.shared().done.load(Ordering::SeqCst)
     }
 
     /// Begins a phase. What was done before this call was done before it.
     pub fn set(&self, phase: u64) {
-        self.shared().store(phase, Ordering::SeqCst);
+        self.shared().phase.store(phase, Ordering::SeqCst);
     }
 }
 
 impl Drop for Phase {
     fn drop(&mut self) {
         // SAFETY: mapped by us with that size, and nobody has a reference any more.
-        let _ = unsafe { munmap(self.shared.as_ptr().cast(), size_of::<AtomicU64>()) };
+        let _ = unsafe { munmap(self.shared.as_ptr().cast(), size_of::<Shared>()) };
     }
 }

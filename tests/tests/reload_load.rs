@@ -34,6 +34,7 @@ use enforcer_tests::{
     policy::{PolicyFile, rejecting, target},
     protocol::{Connect, Request, SocketKind, phases},
     scene::{A, Scene},
+    wait::{PATIENCE, eventually},
 };
 
 /// Threads that connect.
@@ -73,9 +74,12 @@ impl Hammer {
         self.phase.set(self.phase.get() + 1);
     }
 
-    /// The next policy is in force.
+    /// The next policy is in force. Waits until connects have been made that began after that: of as many as there are
+    /// threads one may have been made by each before.
     fn settled(&self) {
         self.phase.set(self.phase.get() + 1);
+        let enough = self.phase.counted() + 2 * u64::from(THREADS);
+        eventually("the hammer to fall", PATIENCE, || self.phase.counted() >= enough).unwrap();
     }
 
     /// Ends it, and says what it saw.

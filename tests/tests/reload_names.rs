@@ -71,8 +71,8 @@ fn what_is_known_of_names_stays_known_and_new_names_are_known_at_once() {
     drop(nameserver);
     world.reload(&[rule(NAME, "redirect"), rule(OTHER, "reject")]);
     world.arrive(IPV4[0], caller_sees(ERRNO));
-    world.reload(&[rule(OTHER, "allow"), rule(NAME, "reject")]);
-    world.arrive(caller_sees(ERRNO), IPV6[3]);
+    world.reload(&[rule(OTHER, "redirect"), rule(NAME, "reject")]);
+    world.arrive(caller_sees(ERRNO), IPV4[1]);
     // A name that is in no rule is forgotten.
     world.reload(&[rule(NAME, "redirect")]);
     world.arrive(IPV4[0], IPV6[3]);

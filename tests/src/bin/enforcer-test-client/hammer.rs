@@ -54,6 +54,7 @@ fn one(connect: &Connect, phase: &Phase) -> BTreeMap<String, u64> {
             done
         });
         let after = phase.get();
+        phase.count();
         if let Err(failure) = done {
             failure.tell(&mut answer);
         }
