@@ -15,7 +15,7 @@ pub const UNCONFIGURED: u32 = 0;
 pub const FLAG_HAS_OUTER: u8 = 1 << 0;
 /// [`Binding::flags`]: a governed cgroup lies below this one; this one yields where that one has spoken.
 pub const FLAG_HAS_INNER: u8 = 1 << 1;
-/// [`Binding::flags`]: pass everything, count and report nothing.
+/// [`Binding::flags`]: pass everything, count and report nothing; but take away what a governed cgroup below has marked.
 pub const FLAG_OFF: u8 = 1 << 2;
 
 /// Which connects are reported as events. Applied in the kernel, so an unwanted event costs nothing.
@@ -76,3 +76,12 @@ pub struct PolicyHead {
 }
 
 const _: () = assert!(size_of::<PolicyHead>() == 8);
+
+impl PolicyHead {
+    /// The value that one load of 8 bytes gives: base and overlay of one moment.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        zerocopy::transmute!(word)
+    }
+}

@@ -137,6 +137,18 @@ impl Counters {
         }
     }
 
+    /// What was counted since they were those.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut counted = *self;
+        let mine: &mut [u64; Self::WORDS] = zerocopy::transmute_mut!(&mut counted);
+        let theirs: &[u64; Self::WORDS] = zerocopy::transmute_ref!(earlier);
+        for (mine, theirs) in mine.iter_mut().zip(theirs) {
+            *mine = mine.wrapping_sub(*theirs);
+        }
+        counted
+    }
+
     /// Connects the programs saw, and datagrams of unconnected sockets.
     #[must_use]
     pub fn seen(&self) -> u64 {

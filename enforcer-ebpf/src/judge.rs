@@ -81,15 +81,16 @@ fn decided(context: &SockAddrContext, binding: &Binding, hook: Hook) -> Result<O
         0 => binding.policy_slot,
         fixed => fixed,
     };
-    if binding.flags & FLAG_OFF != 0 {
-        return Ok(Outcome::Proceed);
-    }
     if binding.flags & FLAG_HAS_INNER != 0 {
         // The outermost target takes the mark away, or the next call on this socket would find it.
         let outermost = binding.flags & FLAG_HAS_OUTER == 0;
         if maps::spoken(context, outermost) {
             return Ok(Outcome::Yield);
         }
+    }
+    if binding.flags & FLAG_OFF != 0 {
+        // What a target below has kept of a redirect is not forgotten: it may have spoken without a mark yet.
+        return Ok(Outcome::Yield);
     }
     if binding.flags & FLAG_HAS_OUTER != 0 && !maps::mark_spoken(context) {
         emit::fault(context, binding, Fault::MarkFailed);

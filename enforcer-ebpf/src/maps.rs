@@ -21,11 +21,13 @@ use enforcer_common::{
 
 use crate::sock_addr::{self, Asked};
 
-/// Policies that can be in force at once: one for each cgroup, and slot 0, which is no policy.
-const POLICY_SLOTS: usize = MAX_CGROUPS as usize + 1;
+/// Policies that can exist at once: one for each cgroup, as many that are being built beside them, and slot 0, which is
+/// no policy.
+const POLICY_SLOTS: usize = 2 * MAX_CGROUPS as usize + 1;
 
-/// Compiled policies and overlays that can exist at once: each slot's current ones, and those being built beside them.
-const GENERATIONS: usize = 4 * POLICY_SLOTS;
+/// Compiled policies and overlays that can exist at once: two for each slot, one pair that is being built beside them, and
+/// generation 0, which is none.
+const GENERATIONS: usize = 2 * POLICY_SLOTS + 2;
 
 /// The smallest legacy map definition that aya's loader takes. Its own cgroup storage type has the longer
 /// key (cgroup, attach type), with which each hook would have a value of its own; with a `u64` key, the
@@ -101,7 +103,11 @@ pub(crate) struct KernelTable {
 /// The policy in that slot, or `None` where there is none.
 #[inline(always)]
 pub(crate) fn policy(slot: u32) -> Option<KernelTable> {
-    let head = *POLICIES.get(slot)?;
+    let head = POLICIES.get_ptr(slot)?;
+    // SAFETY: the pointer is to an element of 8 bytes, aligned to 8, which the controller may replace at any time. One
+    // volatile load of all of it: the compiler would make two of 4 bytes, and base and overlay could be of different
+    // moments.
+    let head = PolicyHead::from_word(unsafe { head.cast::<u64>().read_volatile() });
     Some(KernelTable {
         generation: head.generation,
         base: layer(head.generation)?,

@@ -8,10 +8,10 @@
 //! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
 //! told to, [`server`] what it connects to, [`enforcer`] the real binary, [`engine`] a container engine with
 //! containers. [`scene`] is a workload with something to connect to, where most verdicts are tested; [`lab`] is a network
-//! whose IPv6 is broken, [`named`] a workload whose policy is about names. [`foreign`] is a program that somebody else has attached, [`deprive`] takes from a program what
-//! it needs, [`privileges`] starts it with fewer capabilities. [`verdicts`] is the verdict table, [`kernel`] what to
+//! whose IPv6 is broken, [`named`] a workload whose policy is about names, [`policy`] a policy file that changes. [`foreign`] is a program that somebody else has attached, [`deprive`] takes from a program what
+//! it needs, [`refuse`] lets one of its changes to the kernel fail, [`privileges`] starts it with fewer capabilities. [`verdicts`] is the verdict table, [`kernel`] what to
 //! expect of the running kernel, [`records`] what was measured on each. [`need`] is the only way to skip a test,
-//! [`wait`] the only way to wait.
+//! [`wait`] the only way to wait, [`phase`] a clock for what processes do.
 //!
 //! This library does not know aya, and loads nothing but enforcer's own probes.
 
@@ -28,6 +28,7 @@ pub mod protocol;
 
 pub mod deprive;
 pub mod enforcer;
+pub mod refuse;
 pub mod server;
 
 pub mod engine;
@@ -36,10 +37,12 @@ pub mod scene;
 
 pub mod lab;
 pub mod named;
+pub mod policy;
 
 pub mod foreign;
 pub mod kernel;
 pub mod need;
+pub mod phase;
 pub mod privileges;
 pub mod records;
 pub mod verdicts;

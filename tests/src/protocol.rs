@@ -2,7 +2,7 @@
 //!
 //! Shared by both sides. The client does what it is told and reports what the kernel said; it judges nothing.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +124,17 @@ pub enum Request {
         threads: u32,
         /// How many times in each.
         times: u32,
+    },
+    /// The same connect again and again, from many threads, until the phase in that file is the last
+    /// ([`Phase`](crate::phase::Phase)). [`Answer::outcomes`] counts how they ended, by [`during`]: where a connect
+    /// succeeded, the outcome is its `getpeername`.
+    Hammer {
+        /// The connect; `hold` is ignored.
+        connect: Connect,
+        /// How many threads.
+        threads: u32,
+        /// The file.
+        phase: PathBuf,
     },
     /// Connect a held socket again.
     Reconnect {
@@ -264,6 +275,20 @@ pub enum Request {
         /// What it shall do.
         request: Box<Request>,
     },
+}
+
+/// The outcome of a connect that began in one phase and had ended in another.
+#[must_use]
+pub fn during(before: u64, after: u64, outcome: &str) -> String {
+    format!("{before} {after} {outcome}")
+}
+
+/// The phases and the outcome that [`during`] was given.
+#[must_use]
+pub fn phases(text: &str) -> Option<(u64, u64, &str)> {
+    let (before, rest) = text.split_once(' ')?;
+    let (after, outcome) = rest.split_once(' ')?;
+    Some((before.parse().ok()?, after.parse().ok()?, outcome))
 }
 
 /// What came of a request. What does not apply is absent.

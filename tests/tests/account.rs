@@ -7,7 +7,7 @@ use std::{env, path::Path, sync::Arc};
 use enforcer::{
     daemon::{Governing, Now, Plan, PlannedCgroup, PlannedTarget, StartOptions},
     events::hub::{Item, Subscription},
-    kernel::{Kernel, LoadOptions, Support},
+    kernel::{Content, Kernel, LoadOptions, Support},
     policy::{
         Policy, argument::RuleArgument, compile::compile, compiled::CompiledPolicy, live::Live,
         rule::DEFAULT_GROUP,
@@ -57,13 +57,14 @@ fn plan<'a>(
     let cgroups = cgroups
         .into_iter()
         .map(|cgroup| PlannedCgroup {
-            cgroup: open(cgroup),
+            cgroup: Arc::new(open(cgroup)),
             has_outer: false,
             has_inner: false,
         })
         .collect();
     let target = PlannedTarget {
         name: "test".to_owned(),
+        number: 0,
         cgroups,
         policy: Arc::clone(compiled),
         groups: vec![DEFAULT_GROUP.to_owned()],
@@ -80,6 +81,7 @@ const fn options(events: EventsWanted, ring_bytes: u32) -> StartOptions {
         events,
         bpf_log: None,
         ring_bytes,
+        targets: 0,
     }
 }
 
@@ -125,7 +127,7 @@ fn a_full_ring_buffer_still_enforces_and_seen_is_delivered_plus_lost() {
     let plan = plan(&policy, &compiled, [&cgroup]);
     let governing = Governing::start(
         &support,
-        plan,
+        &plan,
         &options(EventsWanted::All, ring_bytes),
         Now::default(),
     )
@@ -178,7 +180,7 @@ fn what_is_wanted_is_applied_in_the_kernel() {
         (EventsWanted::All, 3),
     ] {
         let plan = plan(&policy, &compiled, [&cgroup]);
-        let governing = Governing::start(&support, plan, &options(wanted, 1 << 16), Now::default()).unwrap();
+        let governing = Governing::start(&support, &plan, &options(wanted, 1 << 16), Now::default()).unwrap();
         for _ in 0..3 {
             assert!(client.connect_tcp(server.address()).unwrap().ok);
         }
@@ -199,7 +201,7 @@ fn attaching_under_load_never_judges_without_a_binding() {
     let cgroup = CgroupFixture::new("attach").unwrap();
     let (_, compiled) = policy(&[&format!("2001:db8::/32,errno={ERRNO}")]);
     let mut kernel = Kernel::load(&support, &LoadOptions::default()).unwrap();
-    let installed = kernel.install(&compiled, None).unwrap();
+    let installed = kernel.install(&Content::plain(&compiled)).unwrap().0;
     let open = open(&cgroup);
     let binding = Binding {
         layout_version: LAYOUT_VERSION,
@@ -245,7 +247,7 @@ fn a_fixed_policy_governs_whatever_the_binding_says() {
             ..LoadOptions::default()
         };
         let mut kernel = Kernel::load(&support, &options).unwrap();
-        assert_eq!(kernel.install(&compiled, None).unwrap().slot, 1);
+        assert_eq!(kernel.install(&Content::plain(&compiled)).unwrap().0.slot, 1);
         let binding = Binding {
             cgroup_id: cgroup.id(),
             ..Binding::default()
@@ -268,9 +270,9 @@ fn equal_policies_are_one() {
     let (_, one) = policy(&["2001:db8::/32"]);
     let (_, same) = policy(&["2001:db8::/32"]);
     let (_, other) = policy(&["2001:db8::/33"]);
-    let first = kernel.install(&one, None).unwrap();
-    assert_eq!(kernel.install(&same, None).unwrap(), first);
-    assert_ne!(kernel.install(&other, None).unwrap(), first);
+    let first = kernel.install(&Content::plain(&one)).unwrap().0;
+    assert_eq!(kernel.install(&Content::plain(&same)).unwrap().0, first);
+    assert_ne!(kernel.install(&Content::plain(&other)).unwrap().0, first);
 }
 
 #[test]
@@ -286,7 +288,7 @@ fn many_cgroups_are_governed_at_once() {
     let plan = plan(&policy, &compiled, &cgroups);
     let governing = Governing::start(
         &support,
-        plan,
+        &plan,
         &options(EventsWanted::Acted, 1 << 16),
         Now::default(),
     )
@@ -335,7 +337,7 @@ fn a_policy_of_many_entries_decides_as_a_small_one() {
     let plan = plan(&policy, &compiled, [&cgroup]);
     let governing = Governing::start(
         &support,
-        plan,
+        &plan,
         &options(EventsWanted::All, 1 << 16),
         Now::default(),
     )

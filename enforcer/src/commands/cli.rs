@@ -47,6 +47,21 @@ Rules:
 Example:
   enforcer exec --reject internet -- ./my-program";
 
+const RUN_HELP: &str = "\
+Rules:
+  PREFIX is an IPv6 prefix or address, or `internet` for 2000::/3 (the public Internet).
+  ADDR is an IPv4 address or [IPv6], with an optional :PORT.
+  Options, after the prefix: ,errno=NAME  ,port=P or P-P (repeatable)  ,proto=tcp or udp  ,name=NAME
+  The longest prefix wins; at one prefix, the rule with more conditions. Order never matters.
+
+Signals:
+  SIGINT, SIGTERM  detach everything, print the account, end
+  SIGHUP           with --policy: read the file again and put it into force, without a gap; a file that cannot be used
+                   changes nothing (docs/reload.md). Without, and when the terminal hangs up: as SIGTERM
+
+Example:
+  enforcer run --policy /etc/enforcer/web.toml";
+
 const DOCTOR_HELP: &str = "\
 Marks:
   ok       as it should be, or of no consequence
@@ -61,7 +76,7 @@ look at. Every item is documented in docs/doctor.md.";
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Govern existing workloads until SIGINT or SIGTERM, and stream their connects.
-    #[command(after_help = RULE_HELP)]
+    #[command(after_help = RUN_HELP)]
     Run(RunArgs),
     /// Run a command with its IPv6 connects governed.
     #[command(after_help = RULE_HELP)]
@@ -216,7 +231,7 @@ impl From<ProtoName> for Proto {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) targets: TargetArgs,
@@ -279,7 +294,7 @@ pub(crate) enum ReportOutput {
 }
 
 /// Workloads. With a policy file they replace its targets.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Targets")]
 pub(crate) struct TargetArgs {
     /// A cgroup, as a path relative to the cgroup v2 mount (`/system.slice/web.service`) or in the file system.
@@ -301,7 +316,7 @@ fn process_identifier(text: &str) -> Result<u32, String> {
     })
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Policy")]
 pub(crate) struct RuleArgs {
     /// Read targets and rules from this file.
@@ -335,7 +350,7 @@ impl RuleArgs {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct OutputArgs {
     /// How events are written.
     #[arg(long, value_name = "FORMAT", default_value = "human")]
@@ -343,7 +358,7 @@ pub(crate) struct OutputArgs {
 }
 
 /// What rules with names and with an expiry need.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Names and times")]
 pub(crate) struct LivingArgs {
     /// Nameservers to ask for the names of rules.
@@ -354,7 +369,7 @@ pub(crate) struct LivingArgs {
     pub(crate) state_dir: PathBuf,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct DebugArgs {
     /// Show the kernel programs' own debug messages on stderr, down to this level.
     #[arg(long, value_name = "LEVEL")]

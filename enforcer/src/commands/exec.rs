@@ -32,7 +32,7 @@ use crate::{
     policy::{
         Policy,
         compiled::CompiledPolicy,
-        rule::{GroupName, Resolve},
+        rule::{GroupName, Resolve, Rule},
     },
     sinks::live::Colour,
     targets::{Cgroup, ExecCgroup, Hierarchy},
@@ -134,21 +134,23 @@ impl Run<'_> {
                 policy.rules.clone().into(),
                 vec![Arc::clone(&compiled)],
                 Vec::new(),
+                &warn::Said::default(),
             )
             .await;
         }
 
-        let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug);
+        let options = prepare::start_options(policy.mode, arguments.events, &arguments.debug, 1);
         let target = NamedTarget {
             name: TARGET.to_owned(),
+            number: 0,
             groups: self.groups.clone(),
             cgroups: vec![hierarchy.absolute(cgroup.cgroup().path())],
         };
-        let rules = policy.rules.clone().into();
-        let mut living = living::follow(&arguments.living, rules, vec![target], talk).await?;
-        let plan = plan(policy, self.groups, cgroup, hierarchy, compiled).map_err(failed)?;
-        let mut governing =
-            Governing::start(&self.support, plan, &options, living.now()).map_err(prepare::kernel_failure)?;
+        let rules: Arc<[Rule]> = policy.rules.clone().into();
+        let mut living = living::follow(&arguments.living, Arc::clone(&rules), vec![target], talk).await?;
+        let plan = plan(rules, self.groups, cgroup, hierarchy, compiled).map_err(failed)?;
+        let mut governing = Governing::start(&self.support, &plan, &options, living.now())
+            .map_err(prepare::kernel_failure)?;
         living::say(governing.take_said(), talk);
         let mut writer = match self.file {
             Some((name, file)) => stream::start(
@@ -242,7 +244,7 @@ async fn attend(
                 }
             }
         };
-        living::put_into_force(living, said, governing, talk);
+        living::put_into_force(living, said, governing, talk).await;
     }
 }
 
@@ -270,7 +272,7 @@ fn forward(child: &Child, signal: i32) {
 }
 
 fn plan(
-    policy: &Policy,
+    rules: Arc<[Rule]>,
     groups: Vec<GroupName>,
     cgroup: &ExecCgroup,
     hierarchy: &Hierarchy,
@@ -278,19 +280,20 @@ fn plan(
 ) -> anyhow::Result<Plan> {
     let cgroup = Cgroup::open(hierarchy, cgroup.cgroup().path())?;
     let cgroups = vec![PlannedCgroup {
-        cgroup,
+        cgroup: Arc::new(cgroup),
         has_outer: false,
         has_inner: false,
     }];
     let target = PlannedTarget {
         name: TARGET.to_owned(),
+        number: 0,
         cgroups,
         policy: compiled,
         groups,
     };
     Ok(Plan {
         targets: vec![target],
-        rules: policy.rules.clone().into(),
+        rules,
     })
 }
 

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
-
 use super::{
     cli::LivingArgs,
     console::{self, Talk},
@@ -11,10 +9,18 @@ use super::{
     prepare,
 };
 use crate::{
-    daemon::{Governing, Living, NamedTarget, Said},
+    daemon::{Coming, ExpectError, Governing, Living, NamedTarget, Said},
     names::Options,
     policy::rule::Rule,
 };
+
+/// Follows nothing yet.
+pub(crate) fn new(arguments: &LivingArgs) -> Living {
+    Living::new(Options {
+        resolv_conf: arguments.resolv_conf.clone(),
+        ..Options::default()
+    })
+}
 
 /// Follows the names and times of rules for these targets. Waits until names were asked for, within limits.
 pub(crate) async fn follow(
@@ -23,13 +29,15 @@ pub(crate) async fn follow(
     targets: Vec<NamedTarget>,
     talk: Talk,
 ) -> Result<Living, Failure> {
-    let options = Options {
-        resolv_conf: arguments.resolv_conf.clone(),
-        ..Options::default()
-    };
-    let (mut living, forgotten) = Living::new(rules, &arguments.state_dir, options)
-        .context("cannot follow the wall clock")
-        .map_err(|error| Failure::new(Exit::Failed, error))?;
+    let mut living = new(arguments);
+    let coming = expect(&mut living, coming(arguments, rules, talk), &targets, talk).await?;
+    say(living.adopt(coming, targets), talk);
+    Ok(living)
+}
+
+/// Rules to follow, with a warning where they may begin again. Reads and writes a file.
+pub(crate) fn coming(arguments: &LivingArgs, rules: Arc<[Rule]>, talk: Talk) -> Coming {
+    let (coming, forgotten) = Coming::load(rules, &arguments.state_dir);
     if let Some(error) = forgotten
         && talk != Talk::ErrorsOnly
     {
@@ -42,16 +50,25 @@ pub(crate) async fn follow(
             hint.as_deref(),
         );
     }
-    set_targets(&mut living, targets)?;
-    say(living.settle().await, talk);
-    Ok(living)
+    coming
 }
 
-/// Tells which targets there are now.
-pub(crate) fn set_targets(living: &mut Living, targets: Vec<NamedTarget>) -> Result<(), Failure> {
-    living
-        .set_targets(targets)
-        .map_err(|error| Failure::new(Exit::Policy, error))
+/// Begins to follow these rules too, and waits until names were asked for, within limits.
+pub(crate) async fn expect(
+    living: &mut Living,
+    coming: Coming,
+    targets: &[NamedTarget],
+    talk: Talk,
+) -> Result<Coming, Failure> {
+    living.expect(&coming, targets).map_err(|error| {
+        let exit = match error {
+            ExpectError::Names(_) => Exit::Policy,
+            ExpectError::WallClock(_) => Exit::Failed,
+        };
+        Failure::new(exit, error)
+    })?;
+    say(living.settle().await, talk);
+    Ok(coming)
 }
 
 /// Says what changed.
@@ -68,9 +85,9 @@ pub(crate) fn say(said: Vec<Said>, talk: Talk) {
 
 /// Says what changed, and puts it into force. Where the kernel refuses that, what was in force stays so, which is better
 /// than nothing being governed any more.
-pub(crate) fn put_into_force(living: &Living, said: Vec<Said>, governing: &mut Governing, talk: Talk) {
+pub(crate) async fn put_into_force(living: &Living, said: Vec<Said>, governing: &mut Governing, talk: Talk) {
     say(said, talk);
-    if let Err(error) = governing.follow(living.now()) {
+    if let Err(error) = governing.follow(living.now()).await {
         console::error(prepare::kernel_failure(error));
     }
     say(governing.take_said(), talk);

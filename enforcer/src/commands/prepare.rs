@@ -140,8 +140,18 @@ pub(crate) fn not_compiled(diagnostics: &[Diagnostic], file: Option<&Path>) -> F
 /// What the kernel can do, with what follows from it for these rules.
 pub(crate) fn support(rules: &[Rule], talk: Talk) -> Result<Support, Failure> {
     let support = Support::probe().map_err(kernel_failure)?;
-    let rejects = rules.iter().any(|rule| !matches!(rule.action, RuleAction::Allow));
-    if rejects && !support.set_retval {
+    note_lacks(&support, rules, talk);
+    Ok(support)
+}
+
+/// Whether rules do what this kernel cannot do as they say.
+pub(crate) fn lacks_errnos(support: &Support, rules: &[Rule]) -> bool {
+    !support.set_retval && rules.iter().any(|rule| !matches!(rule.action, RuleAction::Allow))
+}
+
+/// Says what this kernel lacks for these rules.
+pub(crate) fn note_lacks(support: &Support, rules: &[Rule], talk: Talk) {
+    if lacks_errnos(support, rules) {
         for feature in FEATURES.iter().filter(|it| it.global == Some(Global::SetRetval)) {
             talk.note(format_args!(
                 "this kernel has no {}: {}",
@@ -150,7 +160,6 @@ pub(crate) fn support(rules: &[Rule], talk: Talk) -> Result<Support, Failure> {
             ));
         }
     }
-    Ok(support)
 }
 
 /// A failure of the kernel, with its hint and code.
@@ -160,7 +169,7 @@ pub(crate) fn kernel_failure(error: KernelError) -> Failure {
 }
 
 /// How to govern.
-pub(crate) fn start_options(mode: Mode, events: Events, debug: &DebugArgs) -> StartOptions {
+pub(crate) fn start_options(mode: Mode, events: Events, debug: &DebugArgs, targets: usize) -> StartOptions {
     if debug.bpf_log.is_some() {
         console::show_bpf_messages();
     }
@@ -173,6 +182,7 @@ pub(crate) fn start_options(mode: Mode, events: Events, debug: &DebugArgs) -> St
         },
         bpf_log: debug.bpf_log.map(Into::into),
         ring_bytes: RING_BYTES,
+        targets,
     }
 }
 

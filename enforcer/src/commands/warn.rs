@@ -3,7 +3,12 @@
 //! What this host knows is said before anything is attached. What only the resolver knows (its NAT64 prefix) is
 //! said when it has answered: a host whose DNS hangs must not wait for it.
 
-use std::{collections::HashSet, net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::Ipv6Addr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use enforcer_common::{
     address::words_from_octets,
@@ -20,11 +25,16 @@ use crate::{
 /// Network namespaces of targets that are looked into, at most; the host's own is looked into as well.
 const NAMESPACES: usize = 16;
 
+/// What was said already: each thing is said once, also when the policy is loaded again.
+#[derive(Clone, Default)]
+pub(crate) struct Said(Arc<Mutex<HashSet<Warning>>>);
+
 /// Says what the policies cut off. `processes` are one process of each target.
 pub(crate) async fn surroundings(
     rules: Arc<[Rule]>,
     policies: Vec<Arc<CompiledPolicy>>,
     mut processes: Vec<u32>,
+    said: &Said,
 ) {
     processes.truncate(NAMESPACES);
     let offline = Options {
@@ -36,17 +46,17 @@ pub(crate) async fn surroundings(
     for one in &found.unavailable {
         log::debug!("{one}");
     }
-    let mut said = HashSet::new();
     // Without an answer every well-known NAT64 prefix would be suspected.
     say(
         warnings(&rules, &policies, &found, |kind| kind != WarningKind::Nat64),
-        &mut said,
+        said,
     );
+    let said = said.clone();
     tokio::spawn(async move {
         let found = gather(&Options::default()).await;
         say(
             warnings(&rules, &policies, &found, |kind| kind == WarningKind::Nat64),
-            &mut said,
+            &said,
         );
     });
 }
@@ -64,7 +74,8 @@ pub(crate) async fn of_this_host(rules: &[Rule], policies: &[Arc<CompiledPolicy>
     all
 }
 
-fn say(warnings: Vec<Warning>, said: &mut HashSet<Warning>) {
+fn say(warnings: Vec<Warning>, said: &Said) {
+    let mut said = said.0.lock().unwrap_or_else(PoisonError::into_inner);
     for warning in warnings {
         if said.insert(warning.clone()) {
             console::warning(&warning, Some(&warning.hint));

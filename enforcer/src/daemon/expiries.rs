@@ -65,7 +65,7 @@ impl Now {
 }
 
 /// The rules that end, with what is known of their beginnings.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Expiries {
     times: HashMap<u32, SystemTime>,
     durations: HashMap<u32, (FirstLoad, Duration)>,

@@ -4,7 +4,7 @@
 //! [`Governing`](super::Governing).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     events::clock::boot_now_ns,
-    names::{self, Follower, Options, Resolver},
+    names::{self, Follower, Options, Request, Resolver},
     policy::rule::{GroupName, Rule},
 };
 
@@ -41,6 +41,8 @@ const SETTLING: Duration = Duration::from_secs(5);
 pub struct NamedTarget {
     /// Its name, for people.
     pub name: String,
+    /// Its number, as in a [`Plan`](super::Plan).
+    pub number: usize,
     /// Groups whose rules apply to it.
     pub groups: Vec<GroupName>,
     /// Directories of its cgroups.
@@ -68,6 +70,34 @@ struct Held {
     said: Vec<Said>,
 }
 
+/// Why rules cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExpectError {
+    /// They have too many names.
+    #[error(transparent)]
+    Names(names::TooManyNames),
+    /// There is no timer to tell when the wall clock is set.
+    #[error("cannot follow the wall clock")]
+    WallClock(#[source] io::Error),
+}
+
+/// Rules that are not followed yet, and when they end.
+#[derive(Clone, Debug, Default)]
+pub struct Coming {
+    rules: Arc<[Rule]>,
+    expiries: Expiries,
+}
+
+impl Coming {
+    /// Looks up when rules that expire after a duration were first loaded. Reads and writes a file. What is returned beside
+    /// it is why durations count from now.
+    #[must_use]
+    pub fn load(rules: Arc<[Rule]>, state_directory: &Path) -> (Self, Option<StateError>) {
+        let (expiries, error) = Expiries::load(&rules, state_directory);
+        (Self { rules, expiries }, error)
+    }
+}
+
 /// Follows times and names.
 pub struct Living {
     rules: Arc<[Rule]>,
@@ -77,6 +107,8 @@ pub struct Living {
     /// Readable when the wall clock was set.
     wall_clock: Option<AsyncFd<OwnedFd>>,
     targets: Vec<NamedTarget>,
+    /// Names of targets by number, those that are expected included.
+    labels: BTreeMap<usize, String>,
     /// What stands and was said, by what stays the same while it stands.
     said: BTreeSet<String>,
     /// What names changed, until it is time to put it into force.
@@ -86,71 +118,106 @@ pub struct Living {
 }
 
 impl Living {
-    /// Follows nothing yet but times. What is returned beside it is why durations count from now.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel has no timer for the wall clock.
-    pub fn new(
-        rules: Arc<[Rule]>,
-        state_directory: &Path,
-        options: Options,
-    ) -> io::Result<(Self, Option<StateError>)> {
-        let (expiries, error) = Expiries::load(&rules, state_directory);
-        let wall_clock = if expiries.is_empty() {
-            None
-        } else {
-            let timer = wall_clock_timer()?;
-            // SAFETY: an `OwnedFd` is one and the same open descriptor until it is dropped, and `AsyncFd` owns it: it
-            // takes it out of the reactor before that.
-            let registered = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
-            Some(registered.map_err(io::Error::from)?)
-        };
-        let living = Self {
-            rules,
-            expiries,
+    /// Follows nothing yet.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            rules: Arc::default(),
+            expiries: Expiries::default(),
             follower: Follower::new(options),
             has_names: false,
-            wall_clock,
+            wall_clock: None,
             targets: Vec::new(),
+            labels: BTreeMap::new(),
             said: BTreeSet::new(),
             held: Held::default(),
             pace: Pace::default(),
             expired: BTreeSet::new(),
-        };
-        Ok((living, error))
+        }
     }
 
-    /// Follows the names that these targets' rules have, by their place in the list. Of targets that are there already, what is known
-    /// stays.
+    /// Begins to follow the names that these rules have for these targets too. Of names that are followed already, what is
+    /// known stays. [`adopt`](Self::adopt) or [`abandon`](Self::abandon) comes next.
     ///
     /// # Errors
     ///
-    /// When there are too many names.
-    pub fn set_targets(&mut self, targets: Vec<NamedTarget>) -> Result<(), names::TooManyNames> {
-        self.targets = targets;
-        let mut requests = BTreeSet::new();
-        for (number, target) in self.targets.iter().enumerate() {
-            for rule in self
-                .rules
-                .iter()
-                .filter(|rule| rule.enabled && rule.is_in(&target.groups))
-            {
-                requests.extend(request(rule, Some(number)));
-            }
+    /// When there are too many names, or the kernel has no timer for the wall clock. Then nothing has changed.
+    pub fn expect(&mut self, coming: &Coming, targets: &[NamedTarget]) -> Result<(), ExpectError> {
+        if self.wall_clock.is_none() && !coming.expiries.is_empty() {
+            self.wall_clock = Some(wall_clock().map_err(ExpectError::WallClock)?);
         }
-        self.has_names = !requests.is_empty();
-        self.follower.follow(requests)?;
-        for (number, target) in self.targets.iter().enumerate() {
-            self.follower.set_target(number, target.cgroups.clone());
+        let mut requests = requests_of(&self.rules, &self.targets);
+        requests.extend(requests_of(&coming.rules, targets));
+        let has_names = !requests.is_empty();
+        self.follower.follow(requests).map_err(ExpectError::Names)?;
+        self.has_names = has_names;
+        self.labels
+            .extend(targets.iter().map(|target| (target.number, target.name.clone())));
+        for target in targets {
+            self.follower.set_target(target.number, target.cgroups.clone());
         }
         Ok(())
+    }
+
+    /// Follows the expected rules and targets, and no others. Returns what to say of them.
+    pub fn adopt(&mut self, coming: Coming, targets: Vec<NamedTarget>) -> Vec<Said> {
+        let told: BTreeSet<&str> = self
+            .expired
+            .iter()
+            .filter_map(|rule| Some(self.rules.get(*rule as usize)?.label.as_str()))
+            .collect();
+        let deadlines = coming.expiries.deadlines_boot_ns();
+        let now = boot_now_ns();
+        let is_told = |rule: u32| {
+            let rule = coming.rules.get(rule as usize);
+            rule.is_some_and(|rule| told.contains(rule.label.as_str()))
+        };
+        self.expired = deadlines
+            .iter()
+            .filter(|(rule, deadline)| **deadline <= now && is_told(**rule))
+            .map(|(rule, _)| *rule)
+            .collect();
+        let before = std::mem::replace(&mut self.targets, targets);
+        for target in before {
+            if !self.targets.iter().any(|it| it.number == target.number) {
+                self.follower.forget_target(target.number);
+            }
+        }
+        self.rules = coming.rules;
+        self.expiries = coming.expiries;
+        self.follow_own();
+        self.hear(&names::Change::default())
+    }
+
+    /// Follows what was followed before, and nothing that was expected.
+    pub fn abandon(&mut self) {
+        let expected: Vec<usize> = self.labels.keys().copied().collect();
+        for number in expected {
+            if !self.targets.iter().any(|target| target.number == number) {
+                self.follower.forget_target(number);
+            }
+        }
+        self.follow_own();
+    }
+
+    /// Follows what the rules and targets have. There are not too many: they were followed beside others, or before.
+    fn follow_own(&mut self) {
+        let requests = requests_of(&self.rules, &self.targets);
+        self.has_names = !requests.is_empty();
+        if let Err(error) = self.follower.follow(requests) {
+            log::debug!("{error}");
+        }
+        self.labels.clear();
+        for target in &self.targets {
+            self.labels.insert(target.number, target.name.clone());
+            self.follower.set_target(target.number, target.cgroups.clone());
+        }
     }
 
     /// Waits until every name was asked for once, or for five seconds.
     pub async fn settle(&mut self) -> Vec<Said> {
         let mut said = Vec::new();
-        if !self.has_names {
+        if !self.has_names || self.follower.is_settled() {
             return said;
         }
         let settled = tokio::time::timeout(SETTLING, async {
@@ -210,9 +277,19 @@ impl Living {
     /// What is true now.
     #[must_use]
     pub fn now(&self) -> Now {
+        self.now_of(&self.rules, &self.expiries)
+    }
+
+    /// What is true now of rules that are expected.
+    #[must_use]
+    pub fn now_expected(&self, coming: &Coming) -> Now {
+        self.now_of(&coming.rules, &coming.expiries)
+    }
+
+    fn now_of(&self, rules: &Arc<[Rule]>, expiries: &Expiries) -> Now {
         Now::of(
-            Arc::clone(&self.rules),
-            self.expiries.deadlines_boot_ns().clone(),
+            Arc::clone(rules),
+            expiries.deadlines_boot_ns().clone(),
             self.follower
                 .answers()
                 .map(|(request, answers)| (request.clone(), answers))
@@ -248,8 +325,8 @@ impl Living {
 
     /// What is to be said, with the target that it is so for, where that is one.
     fn about(&self, target: Option<usize>, message: String) -> String {
-        match target.and_then(|target| self.targets.get(target)) {
-            Some(target) => format!("target {}: {message}", target.name),
+        match target.and_then(|target| self.labels.get(&target)) {
+            Some(name) => format!("target {name}: {message}"),
             None => message,
         }
     }
@@ -284,9 +361,9 @@ impl Living {
             .collect();
         let now = self.now();
         let mut standing = BTreeSet::new();
-        for (number, target) in self.targets.iter().enumerate() {
-            let whose = Now::is_scoped(&self.rules, &target.groups).then_some(number);
-            for (key, message) in now.notes(&target.groups, Some(number), None) {
+        for target in &self.targets {
+            let whose = Now::is_scoped(&self.rules, &target.groups).then_some(target.number);
+            for (key, message) in now.notes(&target.groups, Some(target.number), None) {
                 let key = self.about(whose, key);
                 if standing.insert(key.clone()) && !self.said.contains(&key) {
                     said.push(Said {
@@ -312,6 +389,28 @@ fn capped(mut said: Vec<Said>) -> Vec<Said> {
         });
     }
     said
+}
+
+/// The names that rules have for targets.
+fn requests_of(rules: &[Rule], targets: &[NamedTarget]) -> BTreeSet<Request> {
+    let mut requests = BTreeSet::new();
+    for target in targets {
+        for rule in rules
+            .iter()
+            .filter(|rule| rule.enabled && rule.is_in(&target.groups))
+        {
+            requests.extend(request(rule, Some(target.number)));
+        }
+    }
+    requests
+}
+
+fn wall_clock() -> io::Result<AsyncFd<OwnedFd>> {
+    let timer = wall_clock_timer()?;
+    // SAFETY: an `OwnedFd` is one and the same open descriptor until it is dropped, and `AsyncFd` owns it: it takes it out
+    // of the reactor before that.
+    let registered = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
+    registered.map_err(io::Error::from)
 }
 
 /// A timer that never fires, but is cancelled when the wall clock is set (`TFD_TIMER_CANCEL_ON_SET`, timerfd_create(2)).

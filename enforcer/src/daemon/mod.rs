@@ -15,9 +15,16 @@ mod living;
 
 mod plan;
 
+mod flow;
+mod tally;
+
+mod control;
+mod switch;
+
 mod governing;
 
+pub use control::Applied;
 pub use governing::{Governing, POLL_INTERVAL, Report, StartOptions, TargetReport};
-pub use living::{Living, NamedTarget, Said};
+pub use living::{Coming, ExpectError, Living, NamedTarget, Said};
 pub use now::{Now, request};
 pub use plan::{Plan, PlannedCgroup, PlannedTarget};

@@ -11,10 +11,10 @@ use crate::{
 };
 
 /// One cgroup of a target.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PlannedCgroup {
     /// The cgroup, open.
-    pub cgroup: Cgroup,
+    pub cgroup: Arc<Cgroup>,
     /// Another planned cgroup lies above it.
     pub has_outer: bool,
     /// Another planned cgroup lies below it.
@@ -22,10 +22,12 @@ pub struct PlannedCgroup {
 }
 
 /// One target with the policy of its groups.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PlannedTarget {
     /// What events call it.
     pub name: String,
+    /// Its number, counted from 0. A target that stays keeps it; one that comes has none that is in use.
+    pub number: usize,
     /// Its cgroups.
     pub cgroups: Vec<PlannedCgroup>,
     /// What governs them.
@@ -35,7 +37,7 @@ pub struct PlannedTarget {
 }
 
 /// Everything that is to be governed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// The targets.
     pub targets: Vec<PlannedTarget>,

@@ -25,6 +25,17 @@ pub const STOPPING: &[i32] = &[SIGINT, SIGTERM];
 /// What ends `run` unless it was started to outlive its terminal.
 pub const HANGING_UP: &[i32] = &[SIGHUP];
 
+/// What ends `run` with a policy file, or lets it read that again.
+pub const RELOADING: &[i32] = &[SIGINT, SIGTERM, SIGHUP];
+
+impl Signal {
+    /// Whether it is a hangup.
+    #[must_use]
+    pub const fn is_hangup(self) -> bool {
+        self.number == SIGHUP
+    }
+}
+
 /// What ends `exec` before its command runs.
 pub const ENDING: &[i32] = &[SIGINT, SIGTERM, SIGHUP, SIGQUIT];
 
@@ -46,6 +57,8 @@ pub struct Signal {
 /// Received signals, in order.
 pub struct Signals {
     stream: SignalsInfo<WithOrigin>,
+    /// What was ignored when this process started, as [`ignored`] gives it.
+    ignored: u64,
 }
 
 impl Signals {
@@ -60,7 +73,14 @@ impl Signals {
         let caught = always.iter().chain(unless_ignored.iter().filter(heeded));
         Ok(Self {
             stream: SignalsInfo::with_exfiltrator(caught, WithOrigin::default())?,
+            ignored,
         })
+    }
+
+    /// Whether this process was started to ignore that signal.
+    #[must_use]
+    pub const fn was_ignored(&self, number: i32) -> bool {
+        self.ignored & (1 << (number - 1)) != 0
     }
 
     /// A signal that has come already, if one has.

@@ -4,7 +4,10 @@
 //! room never looks anything up on the machine. Nothing is printed here, and nothing escaped: that is the
 //! sinks' work.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use enforcer_common::{clause::Action, errno, record::Hook};
 use jiff::Timestamp;
@@ -35,6 +38,8 @@ pub struct Catalog {
     /// For each generation number its policies, oldest first. The kernel's numbers are array indices, used
     /// again and again: the time of the record says which policy is meant.
     generations: HashMap<u32, Vec<Published>>,
+    /// Whether some of them may be retired.
+    has_retired: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +58,7 @@ impl Catalog {
             targets: HashMap::new(),
             cgroups: HashMap::new(),
             generations: HashMap::new(),
+            has_retired: false,
         }
     }
 
@@ -98,7 +104,27 @@ impl Catalog {
             .and_then(|all| all.last_mut())
         {
             current.until_boot_ns.get_or_insert(at_boot_ns);
+            self.has_retired = true;
         }
+    }
+
+    /// Retires the rules of all generations but these: none of the others is in force since `at_boot_ns`.
+    pub fn retire_all_but(&mut self, in_force: &HashSet<u32>, at_boot_ns: u64) {
+        let others: Vec<u32> = self
+            .generations
+            .keys()
+            .filter(|generation| !in_force.contains(generation))
+            .copied()
+            .collect();
+        for generation in others {
+            self.retire_rules(generation, at_boot_ns);
+        }
+    }
+
+    /// Whether there may be rules to forget.
+    #[must_use]
+    pub const fn has_retired(&self) -> bool {
+        self.has_retired
     }
 
     /// Forgets the rules that were retired before `boot_ns`. Call it with a time before which the ring buffer
@@ -108,6 +134,8 @@ impl Catalog {
             published.retain(|one| one.until_boot_ns.is_none_or(|until| until >= boot_ns));
             !published.is_empty()
         });
+        let mut left = self.generations.values().flatten();
+        self.has_retired = left.any(|one| one.until_boot_ns.is_some());
     }
 
     /// The event of a record, at the wall-clock time that [`Clock`](super::clock::Clock) gave it.

@@ -34,7 +34,7 @@ impl Bindings {
     }
 
     /// Replaces the whole value; no program sees half of it.
-    fn write(&mut self, binding: Binding) -> Result<(), KernelError> {
+    pub(crate) fn write(&mut self, binding: Binding) -> Result<(), KernelError> {
         self.0
             .insert(binding.cgroup_id, Plain(binding), 0)
             .map_err(|source| error("write the cgroup's binding", source))

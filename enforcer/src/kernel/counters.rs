@@ -1,5 +1,7 @@
 //! Reading the per-CPU counters.
 
+use std::sync::Arc;
+
 use aya::{
     Ebpf,
     maps::{MapData, PerCpuArray},
@@ -14,6 +16,20 @@ const COUNTERS: &str = "COUNTERS";
 
 /// The counters of every target: its words one after the other, each an element.
 pub(crate) struct CounterMap(PerCpuArray<MapData, u64>);
+
+/// The count of lost events, for who delivers the others.
+pub struct Losses(pub(crate) Arc<CounterMap>);
+
+impl Losses {
+    /// Lost events of all targets together.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn lost(&self) -> Result<u64, KernelError> {
+        self.0.lost()
+    }
+}
 
 impl CounterMap {
     pub(crate) fn new(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
@@ -43,19 +59,28 @@ impl CounterMap {
             .try_fold(0_u64, |sum, index| Ok(sum.wrapping_add(self.word(index)?)))
     }
 
+    /// Those of one target, summed over CPUs.
+    pub(crate) fn of(&self, target: u32) -> Result<Counters, KernelError> {
+        let first = Self::elements(target);
+        let mut words = [0; Counters::WORDS];
+        for (index, word) in (first..).zip(&mut words) {
+            *word = self.word(index)?;
+        }
+        Ok(counters(&words))
+    }
+
     /// By target index, summed over CPUs.
     pub(crate) fn read(&self) -> Result<Vec<Counters>, KernelError> {
         let words = (0..self.0.len())
             .map(|index| self.word(index))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(words
-            .chunks_exact(Counters::WORDS)
-            .map(|words| {
-                let mut counters = Counters::default();
-                // Both are that many words.
-                counters.as_mut_bytes().copy_from_slice(words.as_bytes());
-                counters
-            })
-            .collect())
+        Ok(words.chunks_exact(Counters::WORDS).map(counters).collect())
     }
+}
+
+/// That many words as what they count.
+fn counters(words: &[u64]) -> Counters {
+    let mut counters = Counters::default();
+    counters.as_mut_bytes().copy_from_slice(words.as_bytes());
+    counters
 }

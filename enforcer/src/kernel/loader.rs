@@ -10,8 +10,8 @@ use aya::{
 use enforcer_common::{binding::Binding, counters::Counters};
 
 use super::{
-    Attachment, BpfLog, BpfLogLevel, DatagramCounts, EventRing, Installed, KernelError, Support, attachment,
-    counters, features::FEATURES, objects, policies::Policies, undisturbed::undisturbed,
+    Attachment, BpfLog, BpfLogLevel, Content, DatagramCounts, EventRing, Installed, KernelError, Losses,
+    Support, attachment, counters, features::FEATURES, objects, policies::Policies, undisturbed::undisturbed,
 };
 use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 
@@ -57,7 +57,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     policies: Policies,
     bindings: attachment::Bindings,
-    counters: counters::CounterMap,
+    counters: Arc<counters::CounterMap>,
     datagrams: Option<DatagramCounts>,
     ring: Option<EventRing>,
     log: Option<BpfLog>,
@@ -74,7 +74,7 @@ impl Kernel {
         Ok(Self {
             policies: Policies::new(&mut ebpf)?,
             bindings: attachment::Bindings::new(&mut ebpf)?,
-            counters: counters::CounterMap::new(&mut ebpf)?,
+            counters: Arc::new(counters::CounterMap::new(&mut ebpf)?),
             datagrams: Some(DatagramCounts::new(&mut ebpf)?),
             ring: Some(EventRing::new(&mut ebpf)?),
             log: options.bpf_log.map(|_| BpfLog::new(&mut ebpf)).transpose()?,
@@ -82,18 +82,34 @@ impl Kernel {
         })
     }
 
-    /// Makes a compiled policy available to attachments. Equal policies are one, unless they are for targets (`scope`)
-    /// whose names have answers of their own.
+    /// Makes a policy available to bindings, and says whether it lies in a slot that none can name yet. Equal ones are one,
+    /// unless they are for targets (`scope`) whose names have answers of their own. Blocks some milliseconds if it is new.
     ///
     /// # Errors
     ///
-    /// When a map cannot be created or filled; nothing points to a policy that is not whole.
-    pub fn install(
-        &mut self,
-        policy: &Arc<CompiledPolicy>,
-        scope: Option<u32>,
-    ) -> Result<Installed, KernelError> {
-        self.policies.install(policy, scope)
+    /// When a map cannot be created or filled; then all is as it was.
+    pub fn install(&mut self, content: &Content) -> Result<(Installed, bool), KernelError> {
+        self.policies.install(content)
+    }
+
+    /// Says that no binding names these slots any more; [`give_back`](Self::give_back) frees them.
+    pub fn leave(&mut self, slots: &[u32]) {
+        self.policies.leave(slots);
+    }
+
+    /// Gives back what is in use nowhere any more. Blocks some milliseconds for each policy, and until no program uses it.
+    /// What the kernel refuses is left for the next time.
+    pub fn give_back(&mut self) {
+        self.policies.give_back();
+    }
+
+    /// Replaces the binding of a governed cgroup: no program sees half of it, and none that starts later sees the old one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel cannot allocate it, or nothing is attached to the cgroup; then the old one stays.
+    pub fn bind(&mut self, binding: Binding) -> Result<(), KernelError> {
+        self.bindings.write(binding)
     }
 
     /// Puts what is known of times and names now into force: the same policy with other clauses, and its overlay.
@@ -107,7 +123,7 @@ impl Kernel {
         &mut self,
         slot: u32,
         policy: &Arc<CompiledPolicy>,
-        overlay: CompiledPolicy,
+        overlay: Arc<CompiledPolicy>,
     ) -> Result<Installed, KernelError> {
         self.policies.replace(slot, policy, overlay)
     }
@@ -122,13 +138,19 @@ impl Kernel {
         attachment::attach(&mut self.ebpf, &mut self.bindings, cgroup, binding)
     }
 
-    /// Lost events of all targets together.
+    /// The count of lost events.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        Losses(Arc::clone(&self.counters))
+    }
+
+    /// The counters of one target, by its index, summed over CPUs.
     ///
     /// # Errors
     ///
-    /// When the map cannot be read.
-    pub fn lost(&self) -> Result<u64, KernelError> {
-        self.counters.lost()
+    /// When the map cannot be read, or has no such target.
+    pub fn counters_of(&self, target: u32) -> Result<Counters, KernelError> {
+        self.counters.of(target)
     }
 
     /// Counters of every target, summed over CPUs, by target index; index 0 counts connects that met a

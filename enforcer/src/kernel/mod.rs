@@ -31,11 +31,12 @@ mod log;
 mod ring;
 
 pub use attachment::Attachment;
+pub use counters::Losses;
 pub use datagrams::DatagramCounts;
 pub use error::{KernelError, VerifierRefusal};
 pub use loader::{Kernel, LoadOptions};
 pub use log::{BpfLog, BpfLogLevel};
-pub use policies::Installed;
+pub use policies::{Content, Installed};
 pub use probing::{Presence, survey};
 pub use ring::EventRing;
 pub use support::Support;

@@ -145,6 +145,12 @@ impl Follower {
             .retain(|_, followed| followed.request.resolver != Resolver::Target(target));
     }
 
+    /// Whether every name has been asked for once.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// What is known of each name.
     pub fn answers(&self) -> impl Iterator<Item = (&Request, Answers)> {
         self.followed

@@ -66,6 +66,14 @@ impl CompiledPolicy {
         longest_match(&self.entries, |entry| entry.prefix, address.into())
     }
 
+    /// Whether what is known of times and names changes anything in it.
+    #[must_use]
+    pub fn is_living(&self) -> bool {
+        self.clauses
+            .iter()
+            .any(|clause| clause.expires_boot_ns != NEVER || clause.to_form == DestinationForm::Choice as u8)
+    }
+
     /// The same policy with what is known of times and names now. Nothing but clauses differs: the entries can stay. An
     /// overlay is compiled anew instead.
     #[must_use]

@@ -2,7 +2,7 @@
 //!
 //! Resolving happens once, now; waiting for what is not there yet is [`super::wait`]'s.
 
-use std::{collections::HashMap, fmt, io, path::PathBuf};
+use std::{collections::HashMap, fmt, io, path::PathBuf, sync::Arc};
 
 use enforcer_common::clause::MAX_CGROUPS;
 
@@ -46,7 +46,7 @@ pub struct ResolvedTarget {
     /// As in the request.
     pub selector: Selector,
     /// The cgroups to attach to. Empty where another target has them all already: a note says so.
-    pub cgroups: Vec<Cgroup>,
+    pub cgroups: Vec<Arc<Cgroup>>,
     /// What a person should be told.
     pub notes: Vec<Note>,
 }
@@ -184,6 +184,16 @@ pub enum ResolveError {
 }
 
 impl ResolveError {
+    /// Whether it is merely not there: what is waited for may come.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Cgroup { source, .. } => matches!(source, CgroupError::Absent { .. }),
+            Self::Container { source, .. } => source.may_pass(),
+            _ => false,
+        }
+    }
+
     /// What the person can do about it, if anything.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -285,7 +295,7 @@ pub(super) async fn resolve_now(
     Ok(ResolvedTarget {
         name,
         selector: request.selector.clone(),
-        cgroups: vec![cgroup],
+        cgroups: vec![Arc::new(cgroup)],
         notes,
     })
 }

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+
 use crate::policy::Selector;
 
 use super::{
@@ -146,6 +148,19 @@ async fn wait_for_container(
     }
 }
 
+/// Waits until any of those targets is there, or cannot be waited for any more: for ever where there is none.
+///
+/// Needs a tokio runtime with I/O and time. Dropping the future ends the wait and leaves nothing behind.
+pub async fn wait_for_any(hierarchy: &Hierarchy, requests: &[Request]) {
+    let waiting = requests
+        .iter()
+        .map(|request| wait_for(hierarchy, request, |_| {}));
+    let mut waiting: FuturesUnordered<_> = waiting.collect();
+    if waiting.next().await.is_none() {
+        std::future::pending().await
+    }
+}
+
 /// Notices that cgroups were removed.
 ///
 /// It holds no descriptor of them: thousands may be attached.
@@ -192,6 +207,11 @@ impl VanishWatch {
         self.alive.insert(cgroup.id(), path);
         self.is_stale = true;
         Ok(())
+    }
+
+    /// Watches a cgroup no more.
+    pub fn forget(&mut self, cgroup: &Cgroup) {
+        self.alive.remove(&cgroup.id());
     }
 
     /// Waits until at least one of the watched cgroups is gone, and returns the ids of all that are; each is

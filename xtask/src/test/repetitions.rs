@@ -37,6 +37,18 @@ const REPETITIONS: &[Repetition] = &[
         small: 20,
         full: 200,
     },
+    // Times that the policy is loaded again while connects are made.
+    Repetition {
+        variable: "ENFORCER_RELOADS",
+        small: 20,
+        full: 500,
+    },
+    // Prefixes that a policy grows by while connects are made.
+    Repetition {
+        variable: "ENFORCER_GROWTH",
+        small: 10_000,
+        full: 50_000,
+    },
     // Cgroups governed at once.
     Repetition {
         variable: "ENFORCER_CGROUPS",

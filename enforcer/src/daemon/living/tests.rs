@@ -52,14 +52,18 @@ async fn many_changes_go_into_force_together() {
         Vec::new(),
     )
     .unwrap();
-    let (mut living, _) = Living::new(policy.rules.into(), folder.path(), options).unwrap();
+    let mut living = Living::new(options);
+    let (coming, _) = Coming::load(policy.rules.into(), folder.path());
     let target = NamedTarget {
         name: "web".to_owned(),
+        number: 0,
         groups: vec!["default".to_owned()],
         cgroups: Vec::new(),
     };
-    living.set_targets(vec![target]).unwrap();
+    let targets = vec![target];
+    living.expect(&coming, &targets).unwrap();
     living.settle().await;
+    living.adopt(coming, targets);
     write(2);
     // What `hosts` says counts for ten seconds, of which chance takes one at most: that is when all change, one by one.
     timeout(Duration::from_secs(11), living.changed()).await.unwrap();

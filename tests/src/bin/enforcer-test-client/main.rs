@@ -3,7 +3,7 @@
 //!
 //! It does what it is told, bounds everything in time, and judges nothing. `sockets` makes the connects, `ring` those
 //! through io_uring; `streams` connects as most programs do, and listens; `datagrams` sends and receives without any;
-//! `sharing` gives sockets to other processes; `crowd` is many processes.
+//! `sharing` gives sockets to other processes; `crowd` is many processes; `hammer` connects without a pause.
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +25,7 @@ use self::crowd::Crowd;
 
 mod crowd;
 mod datagrams;
+mod hammer;
 mod ring;
 mod sharing;
 mod sockets;
@@ -149,6 +150,15 @@ impl Client {
                     }
                 });
                 answer.outcomes = Some(outcomes);
+            }
+            Request::Hammer {
+                connect,
+                threads,
+                phase,
+            } => {
+                let outcomes = hammer::hammer(&connect, threads, &phase);
+                let failed = |error: anyhow::Error| Failure::kernel("phase")(io::Error::other(error));
+                answer.outcomes = Some(outcomes.map_err(failed)?);
             }
             Request::Reconnect { id, to, timeout_ms } => {
                 let socket = self.held(id)?;

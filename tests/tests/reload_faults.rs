@@ -1,0 +1,158 @@
+//! A reload of which the kernel refuses one operation: the n-th, for every n that there is. What was in force is whole
+//! afterwards, there is one error, and the next reload is like any other.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fmt::Write as _;
+
+use enforcer_tests::{
+    client::Client,
+    enforcer::{Enforcer, is_ready},
+    place::Place,
+    policy::{PolicyFile, rejecting, target, told_to_reload},
+    process::Stream,
+    refuse::Refuser,
+    scene::{A, B, Scene},
+    wait::PATIENCE,
+};
+
+const PREFIX_A: &str = "2001:db8:a::/48";
+const PREFIX_B: &str = "2001:db8:b::/48";
+
+/// Two cgroups, one within the other, with a client in each, and who judges their connects to [`A`] and [`B`]: the errno,
+/// or nobody.
+struct World {
+    scene: Scene,
+    outside: Client,
+    inside: Client,
+    inner: String,
+}
+
+type Verdicts = [[Option<&'static str>; 2]; 2];
+
+impl World {
+    fn new(what: &str) -> Self {
+        let scene = Scene::new(what).unwrap();
+        let inner = scene.cgroup.child("inner").unwrap();
+        let outside = scene.client().unwrap();
+        let inside = Client::start(&Place::new(&inner, &scene.netns)).unwrap();
+        // The outer cgroup's end removes it.
+        let path = inner.relative_path();
+        std::mem::forget(inner);
+        Self {
+            scene,
+            outside,
+            inside,
+            inner: path,
+        }
+    }
+
+    #[track_caller]
+    fn assert(&mut self, verdicts: Verdicts, when: &str) {
+        for (client, verdicts) in [&mut self.outside, &mut self.inside].into_iter().zip(verdicts) {
+            for (address, verdict) in [A, B].into_iter().zip(verdicts) {
+                let judged = match verdict {
+                    Some(errno) => self.scene.rejects(client, address, errno),
+                    None => self.scene.connects(client, address),
+                };
+                assert!(judged.is_ok(), "{when}: {judged:?}");
+            }
+        }
+    }
+}
+
+/// Refuses each operation of the reload from one policy to the other, in turn.
+fn each_operation(world: &mut World, texts: [&str; 2], verdicts: [Verdicts; 2]) {
+    let [from, to] = texts;
+    let file = PolicyFile::new(from).unwrap();
+    let mut command = Enforcer::command(&world.scene.outside(), ["run"]).unwrap();
+    command.args(file.arguments());
+    let mut refuser = Refuser::prepare(&mut command).unwrap();
+    let mut enforcer = Enforcer::start(command).unwrap();
+    refuser.watch().unwrap();
+    enforcer
+        .wait_for_line(Stream::Stderr, PATIENCE, is_ready)
+        .unwrap();
+    let (mut refused, mut which) = (0, 0);
+    loop {
+        which += 1;
+        let when = format!("with operation {which} refused");
+        world.assert(verdicts[0], &when);
+        file.write(to).unwrap();
+        refuser.refuse(which);
+        let said = told_to_reload(&mut enforcer).unwrap();
+        let errors = said.iter().filter(|line| line.contains("error: ")).count();
+        let is_reloaded = said.last().unwrap().starts_with("reloaded: ");
+        if is_reloaded {
+            // What was refused was done after the new policy was in force, or not at all.
+            assert_eq!(errors, 0, "{when}: {said:#?}");
+            world.assert(verdicts[1], &when);
+        } else {
+            refused += 1;
+            assert_eq!(errors, 1, "{when}: {said:#?}");
+            assert!(
+                said.iter().any(|line| line.contains("Cannot allocate memory")),
+                "{when}: {said:#?}"
+            );
+            world.assert(verdicts[0], &when);
+        }
+        // A reload that is told of may still be freeing what was in force, so it is the next that ends it.
+        let line = file.reload(&mut enforcer, to).unwrap();
+        let is_over = is_reloaded && refuser.made() < which;
+        refuser.refuse(0);
+        assert!(line.starts_with("reloaded: "), "{when}: {line}");
+        world.assert(verdicts[1], &when);
+        file.reload(&mut enforcer, from).unwrap();
+        if is_over {
+            break;
+        }
+    }
+    assert!(refused > 10, "{refused} operations were refused, {which} tried");
+    let finished = enforcer.terminate().unwrap();
+    assert_eq!(finished.status.code(), Some(0), "{:#?}", finished.stderr);
+    let faults = finished.stderr.iter().find(|line| line.starts_with("faults"));
+    assert_eq!(faults, None);
+}
+
+#[test]
+fn whatever_is_refused_while_a_target_comes_below_another_the_old_policy_is_whole() {
+    let mut world = World::new("faults-come");
+    world.assert([[None; 2]; 2], "ungoverned");
+    let outer = target("outer", &world.scene.path(), &["outer"]);
+    let inner = target("inner", &world.inner, &["inner"]);
+    let before = [outer.clone(), rejecting("outer", PREFIX_A, "EHOSTDOWN")].concat();
+    let mut after = [outer, inner, rejecting("outer", PREFIX_A, "ENETDOWN")].concat();
+    write!(after, "{}", rejecting("inner", PREFIX_B, "ECONNABORTED")).unwrap();
+    each_operation(
+        &mut world,
+        [&before, &after],
+        [
+            [[Some("EHOSTDOWN"), None]; 2],
+            [[Some("ENETDOWN"), None], [None, Some("ECONNABORTED")]],
+        ],
+    );
+    world.assert([[None; 2]; 2], "ungoverned");
+}
+
+#[test]
+fn whatever_is_refused_while_targets_come_above_and_go_the_old_policy_is_whole() {
+    let mut world = World::new("faults-above");
+    let outer = target("outer", &world.scene.path(), &["outer"]);
+    let inner = target("inner", &world.inner, &["inner"]);
+    let before = [inner.clone(), rejecting("inner", PREFIX_A, "EHOSTDOWN")].concat();
+    let after = [
+        outer,
+        inner,
+        rejecting("outer", PREFIX_B, "ENETDOWN"),
+        rejecting("inner", PREFIX_A, "ECONNABORTED"),
+    ];
+    each_operation(
+        &mut world,
+        [&before, &after.concat()],
+        [
+            [[None; 2], [Some("EHOSTDOWN"), None]],
+            [[None, Some("ENETDOWN")], [Some("ECONNABORTED"), None]],
+        ],
+    );
+    world.assert([[None; 2]; 2], "ungoverned");
+}
