@@ -275,6 +275,19 @@ impl Service {
             highest: dport as u64,
         }
     }
+
+    /// The same, given a zero that the kernel's verifier does not know to be one: it then need not follow what becomes of
+    /// each protocol's constants one by one. See [`Connect::zero`](crate::decide::Connect::zero).
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn opaque(self, zero: u32) -> Self {
+        let zero = zero as u64;
+        Self {
+            protocols: self.protocols ^ zero,
+            lowest: self.lowest ^ zero,
+            highest: self.highest ^ zero,
+        }
+    }
 }
 
 /// Value of an entry: the length of its prefix, and its head.

@@ -345,11 +345,12 @@ fn walk<T: PolicyTable, C: Circumstances>(
         left_out_rule: NO_RULE ^ connect.zero,
         name: connect.zero as u8,
     };
-    let service = Service::new(connect.protocol, connect.dport);
+    let service = Service::new(connect.protocol, connect.dport).opaque(connect.zero);
     let mut index = head_of(
         table.base_entry(&connect.daddr_be),
         table.overlay_entry(&connect.daddr_be),
     );
+    let audits = connect.mode as u32 ^ connect.zero;
     for _ in 0..MAX_WALK {
         if index == NO_CLAUSE {
             return Ok(walk);
@@ -363,7 +364,7 @@ fn walk<T: PolicyTable, C: Circumstances>(
                 if walk.left_out_rule == NO_RULE {
                     walk.left_out_rule = clause.rule;
                 }
-            } else if clause.flags & CLAUSE_AUDIT != 0 || matches!(connect.mode, Mode::Audit) {
+            } else if clause.flags & CLAUSE_AUDIT != 0 || audits != Mode::Enforce as u32 {
                 if walk.would == NO_CLAUSE {
                     walk.would = index;
                 }

@@ -86,6 +86,7 @@ type Clauses = Array<Line, 1, { BPF_F_INNER_MAP as usize }>;
 static CLAUSES: ArrayOfMaps<Clauses, GENERATIONS> = ArrayOfMaps::new();
 
 /// The maps of one generation.
+#[derive(Clone, Copy)]
 struct Layer {
     entries: &'static Entries,
     clauses: &'static Clauses,
@@ -108,14 +109,16 @@ pub(crate) fn policy(slot: u32) -> Option<KernelTable> {
     // volatile load of all of it: the compiler would make two of 4 bytes, and base and overlay could be of different
     // moments.
     let head = PolicyHead::from_word(unsafe { head.cast::<u64>().read_volatile() });
+    let base = layer(head.generation)?;
+    let overlay = if head.overlay == 0 {
+        base
+    } else {
+        layer(head.overlay)?
+    };
     Some(KernelTable {
         generation: head.generation,
-        base: layer(head.generation)?,
-        overlay: layer(if head.overlay == 0 {
-            head.generation
-        } else {
-            head.overlay
-        })?,
+        base,
+        overlay,
         has_overlay: head.overlay != 0,
     })
 }
