@@ -26,7 +26,7 @@ use crate::{
     kernel::{Content, Installed, Kernel, KernelError},
     policy::{
         compiled::CompiledPolicy,
-        overlay::overlay,
+        overlay::{MAX_OVERLAY_CLAUSES, overlay},
         rule::{GroupName, Rule, canary_lists},
     },
 };
@@ -85,8 +85,8 @@ struct InForce {
     /// Whose names have answers of their own.
     target: Option<usize>,
     scope: Option<u32>,
-    /// Addresses whose names' rules are left out there, as was said.
-    told_too_long: Vec<Ipv6Addr>,
+    /// Whether it was said that names' rules are left out at some addresses, for each reason there is.
+    told_left_out: [bool; 2],
     entries: usize,
 }
 
@@ -173,11 +173,11 @@ impl Control {
                 groups: target.groups.clone(),
                 target: own_answers,
                 scope,
-                told_too_long: Vec::new(),
+                told_left_out: [false; 2],
                 entries: 0,
             };
             if let Some(earlier) = before.iter().find(|it| scope.is_some() && it.scope == scope) {
-                one.told_too_long.clone_from(&earlier.told_too_long);
+                one.told_left_out = earlier.told_left_out;
             }
             let content = self.content(&mut one);
             let (installed, is_new) = self.kernel.install(&content)?;
@@ -205,18 +205,24 @@ impl Control {
             Arc::clone(&one.policy)
         };
         let overlay = overlay(self.now.rules(), &one.groups, &live, &policy, &answers);
-        for address in &overlay.too_long {
-            if !one.told_too_long.contains(address) {
-                self.said.push(Said {
-                    message: format!(
-                        "more than {MAX_WALK} clauses would have to be tried for {address}: the rules that have its \
-                         name are left out there"
-                    ),
-                    hint: Some("write fewer rules for the prefixes around it".to_owned()),
-                });
+        let left_out = [
+            left_out(
+                &overlay.too_long,
+                format_args!("more than {MAX_WALK} clauses would have to be tried"),
+                "write fewer rules for the prefixes around such addresses",
+            ),
+            left_out(
+                &overlay.no_room,
+                format_args!("names have more addresses than {MAX_OVERLAY_CLAUSES} clauses can hold"),
+                "write fewer rules that have names",
+            ),
+        ];
+        // Once for as long as there are any: which they are, nameservers can change with every answer.
+        for (said, told) in left_out.into_iter().zip(&mut one.told_left_out) {
+            if !std::mem::replace(told, said.is_some()) {
+                self.said.extend(said);
             }
         }
-        one.told_too_long.clone_from(&overlay.too_long);
         one.entries = policy.entries().len() + overlay.compiled.entries().len();
         Content {
             identity: Arc::clone(&one.policy),
@@ -385,4 +391,18 @@ fn wanted(plan: &Plan, options: &StartOptions, slots: &[u32]) -> Vec<Wanted> {
         }
     }
     all
+}
+
+/// What to say of addresses at which the rules of names are left out, if there are any.
+fn left_out(addresses: &[Ipv6Addr], why: std::fmt::Arguments<'_>, hint: &str) -> Option<Said> {
+    let (first, more) = addresses.split_first()?;
+    let whose = if more.is_empty() {
+        first.to_string()
+    } else {
+        format!("{first} and {} more addresses", more.len())
+    };
+    Some(Said {
+        message: format!("{why} for {whose}: rules with a name are left out there"),
+        hint: Some(hint.to_owned()),
+    })
 }
