@@ -316,25 +316,24 @@ impl Run<'_> {
     /// Waits for all targets, and governs them again.
     async fn come_back(&mut self, course: &mut Course) -> Result<Option<Stop>, Failure> {
         let reloads = self.reloads();
-        let resolved = loop {
-            let asked = {
-                let mut returning = std::pin::pin!(resolve_all(&self.hierarchy, &self.loaded.wanted, true));
-                loop {
-                    // Names go on being asked for: what comes back must not find answers of long ago.
-                    let said = tokio::select! {
-                        resolved = &mut returning => break Ok(resolved?),
-                        ask = ask(&mut course.signals, reloads) => break Err(ask),
-                        _ = course.writer.ended() => return Ok(Some(Stop::StreamEnded)),
-                        said = course.living.changed() => said,
-                    };
-                    living::put_into_force(&course.living, said, &mut course.governing, Talk::Plain).await;
-                }
-            };
-            match asked {
-                Ok(resolved) => break resolved,
-                Err(Ask::End) => return Ok(Some(Stop::Asked)),
-                Err(Ask::Reload) => read_again(self.arguments, &mut self.loaded).await,
+        let resolved = 'waiting: loop {
+            let wanted = self.loaded.wanted.clone();
+            let returning = resolve_all(&self.hierarchy, &wanted, true);
+            let mut returning = std::pin::pin!(returning);
+            loop {
+                // Names go on being asked for: what comes back must not find answers of long ago.
+                let said = tokio::select! {
+                    resolved = &mut returning => break 'waiting resolved?,
+                    ask = ask(&mut course.signals, reloads) => match ask {
+                        Ask::End => return Ok(Some(Stop::Asked)),
+                        Ask::Reload => break,
+                    },
+                    _ = course.writer.ended() => return Ok(Some(Stop::StreamEnded)),
+                    said = course.living.changed() => said,
+                };
+                living::put_into_force(&course.living, said, &mut course.governing, Talk::Plain).await;
             }
+            read_again(self.arguments, &mut self.loaded).await;
         };
         let ready = tokio::select! {
             ready = self.make_ready(&mut course.living, self.loaded.clone(), resolved, Vec::new()) => ready?,

@@ -12,17 +12,15 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::Instant,
-};
+use tokio::{io::unix::AsyncFd, time::Instant};
 
 mod pace;
+mod wall_clock;
 
-use self::pace::Pace;
+use self::{
+    pace::Pace,
+    wall_clock::{arm, clock_set, wall_clock},
+};
 use super::{
     expiries::{Expiries, StateError},
     now::{Now, request},
@@ -58,18 +56,6 @@ pub struct Said {
     pub hint: Option<String>,
 }
 
-/// Lines that are said at once of names. Nameservers can find something to be said of every address they have.
-const MAX_LINES: usize = 16;
-
-/// What waits to be put into force and said.
-#[derive(Debug, Default)]
-struct Held {
-    /// Whose names changed.
-    resolvers: BTreeSet<Resolver>,
-    due: Option<Instant>,
-    said: Vec<Said>,
-}
-
 /// Why rules cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExpectError {
@@ -96,6 +82,18 @@ impl Coming {
         let (expiries, error) = Expiries::load(&rules, state_directory);
         (Self { rules, expiries }, error)
     }
+}
+
+/// Lines that are said at once of names. Nameservers can find something to be said of every address they have.
+const MAX_LINES: usize = 16;
+
+/// What waits to be put into force and said.
+#[derive(Debug, Default)]
+struct Held {
+    /// Whose names changed.
+    resolvers: BTreeSet<Resolver>,
+    due: Option<Instant>,
+    said: Vec<Said>,
 }
 
 /// Follows times and names.
@@ -378,19 +376,6 @@ impl Living {
     }
 }
 
-/// Not more lines than people read, and how many were left out.
-fn capped(mut said: Vec<Said>) -> Vec<Said> {
-    let more = said.len().saturating_sub(MAX_LINES);
-    if more > 0 {
-        said.truncate(MAX_LINES);
-        said.push(Said {
-            message: format!("… and {more} more such lines"),
-            hint: None,
-        });
-    }
-    said
-}
-
 /// The names that rules have for targets.
 fn requests_of(rules: &[Rule], targets: &[NamedTarget]) -> BTreeSet<Request> {
     let mut requests = BTreeSet::new();
@@ -405,58 +390,17 @@ fn requests_of(rules: &[Rule], targets: &[NamedTarget]) -> BTreeSet<Request> {
     requests
 }
 
-fn wall_clock() -> io::Result<AsyncFd<OwnedFd>> {
-    let timer = wall_clock_timer()?;
-    // SAFETY: an `OwnedFd` is one and the same open descriptor until it is dropped, and `AsyncFd` owns it: it takes it out
-    // of the reactor before that.
-    let registered = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) };
-    registered.map_err(io::Error::from)
-}
-
-/// A timer that never fires, but is cancelled when the wall clock is set (`TFD_TIMER_CANCEL_ON_SET`, timerfd_create(2)).
-fn wall_clock_timer() -> io::Result<OwnedFd> {
-    let timer = timerfd_create(
-        TimerfdClockId::Realtime,
-        TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-    )?;
-    arm(&timer)?;
-    Ok(timer)
-}
-
-fn arm(timer: &OwnedFd) -> io::Result<()> {
-    let never = Timespec {
-        tv_sec: i64::MAX / 1_000_000_000,
-        tv_nsec: 0,
-    };
-    let zero = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let when = Itimerspec {
-        it_interval: zero,
-        it_value: never,
-    };
-    timerfd_settime(
-        timer,
-        TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET,
-        &when,
-    )?;
-    Ok(())
-}
-
-/// Waits until the wall clock is set.
-async fn clock_set(timer: Option<&AsyncFd<OwnedFd>>) {
-    match timer {
-        None => std::future::pending().await,
-        Some(timer) => {
-            if let Ok(mut ready) = timer.readable().await {
-                // The read takes the cancellation, as ECANCELED.
-                let mut count = [0; 8];
-                let _cancelled = rustix::io::read(timer.get_ref(), &mut count);
-                ready.clear_ready();
-            }
-        }
+/// Not more lines than people read, and how many were left out.
+fn capped(mut said: Vec<Said>) -> Vec<Said> {
+    let more = said.len().saturating_sub(MAX_LINES);
+    if more > 0 {
+        said.truncate(MAX_LINES);
+        said.push(Said {
+            message: format!("… and {more} more such lines"),
+            hint: None,
+        });
     }
+    said
 }
 
 async fn sleep(duration: Option<Duration>) {

@@ -60,10 +60,9 @@ async fn many_changes_go_into_force_together() {
         groups: vec!["default".to_owned()],
         cgroups: Vec::new(),
     };
-    let targets = vec![target];
-    living.expect(&coming, &targets).unwrap();
+    living.expect(&coming, std::slice::from_ref(&target)).unwrap();
     living.settle().await;
-    living.adopt(coming, targets);
+    living.adopt(coming, vec![target]);
     write(2);
     // What `hosts` says counts for ten seconds, of which chance takes one at most: that is when all change, one by one.
     timeout(Duration::from_secs(11), living.changed()).await.unwrap();

@@ -3,7 +3,8 @@
 //!
 //! It does what it is told, bounds everything in time, and judges nothing. `sockets` makes the connects, `ring` those
 //! through io_uring; `streams` connects as most programs do, and listens; `datagrams` sends and receives without any;
-//! `sharing` gives sockets to other processes; `crowd` is many processes; `hammer` connects without a pause.
+//! `sharing` gives sockets to other processes; `crowd` is many processes;
+//! `hammer` connects without a pause.
 
 use std::{
     collections::BTreeMap,
