@@ -153,7 +153,7 @@ pub fn write_policy(path: &Path, prefixes: &[Ipv6Net], rules: Rules) -> Result<(
 }
 
 /// Each prefix with the number of its rule: by turns, but never that of the prefix around it.
-fn shared_out(prefixes: &[Ipv6Net], rules: Rules) -> Vec<(Ipv6Net, usize)> {
+fn shared_out(prefixes: &[Ipv6Net], rules: usize) -> Vec<(Ipv6Net, usize)> {
     let mut around: Vec<(Ipv6Net, usize)> = Vec::new();
     let numbered = prefixes.iter().enumerate();
     numbered

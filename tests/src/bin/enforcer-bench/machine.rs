@@ -36,7 +36,7 @@ impl Machine {
         let governor = fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
         Ok(Self {
             processor: line("model name").unwrap_or_else(|| system.machine().to_string_lossy().into_owned()),
-            cpus: std::thread::available_parallelism().context("count CPUs")?.get(),
+            cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             memory_gib: total.unwrap_or(0).div_ceil(1 << 20),
             virtualised: line("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             kernel: system.release().to_string_lossy().into_owned(),

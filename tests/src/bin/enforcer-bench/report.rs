@@ -61,11 +61,6 @@ impl Goal {
         }
     }
 
-    /// Whether more is worse.
-    pub(crate) const fn is_limit(self) -> bool {
-        matches!(self, Self::AtMost(_) | Self::SurelyAtMost(_))
-    }
-
     fn show(self, unit: Unit) -> String {
         match self {
             Self::AtMost(limit) => format!("≤ {}", unit.show(limit)),
