@@ -76,16 +76,3 @@ pub struct PolicyHead {
 }
 
 const _: () = assert!(size_of::<PolicyHead>() == 8);
-
-/// Key of a policy's longest-prefix-match map, laid out as `struct bpf_lpm_trie_key_u8`
-/// (`include/uapi/linux/bpf.h`): the prefix length, then the address in network byte order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct EntryKey {
-    /// Prefix length in bits, host byte order; 128 in a lookup.
-    pub prefix_len: u32,
-    /// The address, each word in network byte order.
-    pub addr_be: crate::address::AddrWords,
-}
-
-const _: () = assert!(size_of::<EntryKey>() == 20);

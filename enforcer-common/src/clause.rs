@@ -1,6 +1,6 @@
 //! What a compiled policy is made of: prefixes that point at clause lists with shared tails.
 //!
-//! An entry of the policy's longest-prefix-match map is the index of the first [`Clause`] of its prefix. Each
+//! A prefix's entry is the index of its first [`Clause`]. Each
 //! clause names the next one; the list of a prefix ends by continuing with the list of the prefix that
 //! covers it. So one lookup answers, a more specific rule whose conditions do not match falls through to the
 //! wider one, and the memory is that of the rules, not of rules times prefixes.
@@ -8,7 +8,7 @@
 use network_types::ip::IpProto;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{address::AddrWords, decide::Connect};
+use crate::address::AddrWords;
 
 /// Index of no clause: the end of a list. Indices have 24 bits, because an entry's value holds its prefix length
 /// beside one.
@@ -208,26 +208,72 @@ impl Clause {
     #[must_use]
     #[inline(always)]
     pub const fn any_uid(&self) -> bool {
-        self.uid_min == 0 && self.uid_max == u32::MAX
+        self.uid_min | !self.uid_max == 0
     }
 
     /// Whether protocol and port of the connect are the clause's. Its prefix matched already: that is how the walk came
     /// here.
     #[must_use]
     #[inline(always)]
-    pub const fn matches(&self, connect: &Connect) -> bool {
-        let is_tcp = connect.protocol == IPPROTO_TCP || connect.protocol == IPPROTO_MPTCP;
-        let is_udp = connect.protocol == IPPROTO_UDP;
-        if self.proto != ANY_PROTO {
-            let wanted =
-                (self.proto == Proto::Tcp as u8 && is_tcp) || (self.proto == Proto::Udp as u8 && is_udp);
-            if !wanted {
-                return false;
+    pub const fn matches(&self, service: &Service) -> bool {
+        self.mismatch(service) == 0
+    }
+
+    /// 0 where protocol and port are the clause's. Computed rather than compared: each branch would double what the
+    /// kernel's verifier has to follow, in each step of a walk.
+    #[inline(always)]
+    pub(crate) const fn mismatch(&self, service: &Service) -> u64 {
+        let protocol = !(service.protocols >> (self.proto & 31)) & 1;
+        protocol
+            | outside(
+                self.port_min as u64,
+                self.port_max as u64,
+                service.lowest,
+                service.highest,
+            )
+    }
+}
+
+/// 1 unless `min` ≤ `lowest` and `highest` ≤ `max`, else 0. All of them are less than 2^63, so that the sign of a difference
+/// tells.
+#[inline(always)]
+pub(crate) const fn outside(min: u64, max: u64, lowest: u64, highest: u64) -> u64 {
+    (lowest.wrapping_sub(min) | max.wrapping_sub(highest)) >> 63
+}
+
+/// Protocol and port of a connect, as clauses compare them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Bit [`ANY_PROTO`] is set, and that of the [`Proto`] that it is.
+    protocols: u64,
+    /// The port, twice. Of protocols without ports everything from the lowest to the highest, which only a clause for
+    /// every port has.
+    lowest: u64,
+    highest: u64,
+}
+
+impl Service {
+    /// That port of that protocol (`IPPROTO_*`).
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(protocol: u16, dport: u16) -> Self {
+        let proto = match protocol {
+            IPPROTO_TCP | IPPROTO_MPTCP => Proto::Tcp as u8,
+            IPPROTO_UDP => Proto::Udp as u8,
+            // A ping socket's port is an identifier of the caller's choice, not a service.
+            _ => {
+                return Self {
+                    protocols: 1 << ANY_PROTO,
+                    lowest: 0,
+                    highest: u16::MAX as u64,
+                };
             }
+        };
+        Self {
+            protocols: 1 << ANY_PROTO | 1 << proto,
+            lowest: dport as u64,
+            highest: dport as u64,
         }
-        // A ping socket's port is an identifier of the caller's choice, not a service.
-        self.any_port()
-            || ((is_tcp || is_udp) && self.port_min <= connect.dport && connect.dport <= self.port_max)
     }
 }
 

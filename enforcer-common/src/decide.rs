@@ -5,7 +5,7 @@ use crate::{
     address::{self, AddrWords},
     clause::{
         Action, CLAUSE_AUDIT, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_UNRESOLVED, Clause, DestinationForm,
-        MAX_CHOICES, MAX_WALK, NEVER, NO_CLAUSE, NO_RULE, RolloutBy, head_of, rollout_hash,
+        MAX_CHOICES, MAX_WALK, NEVER, NO_CLAUSE, NO_RULE, RolloutBy, Service, head_of, outside, rollout_hash,
     },
 };
 
@@ -345,6 +345,7 @@ fn walk<T: PolicyTable, C: Circumstances>(
         left_out_rule: NO_RULE ^ connect.zero,
         name: connect.zero as u8,
     };
+    let service = Service::new(connect.protocol, connect.dport);
     let mut index = head_of(
         table.base_entry(&connect.daddr_be),
         table.overlay_entry(&connect.daddr_be),
@@ -357,7 +358,7 @@ fn walk<T: PolicyTable, C: Circumstances>(
             return Err(TableFault::ClauseMissing);
         };
         walk.name |= clause.flags & (CLAUSE_NAME_HIT | CLAUSE_NAME_MISS);
-        if counts(clause, circumstances, connect) {
+        if counts(clause, circumstances, &service) {
             if is_left_out(clause, circumstances, connect) {
                 if walk.left_out_rule == NO_RULE {
                     walk.left_out_rule = clause.rule;
@@ -386,17 +387,18 @@ fn walk<T: PolicyTable, C: Circumstances>(
 
 /// Whether all conditions of the clause hold, beside its rollout.
 #[inline(always)]
-fn counts<C: Circumstances>(clause: &Clause, circumstances: &C, connect: &Connect) -> bool {
-    if clause.flags & (CLAUSE_UNRESOLVED | CLAUSE_NAME_MISS) != 0 || !clause.matches(connect) {
-        return false;
-    }
+fn counts<C: Circumstances>(clause: &Clause, circumstances: &C, service: &Service) -> bool {
+    let mut against = clause.mismatch(service);
+    against |= u64::from(clause.flags & (CLAUSE_UNRESOLVED | CLAUSE_NAME_MISS));
     if !clause.any_uid() {
-        let uid = circumstances.uid();
-        if uid < clause.uid_min || clause.uid_max < uid {
-            return false;
-        }
+        let uid = u64::from(circumstances.uid());
+        against |= outside(clause.uid_min.into(), clause.uid_max.into(), uid, uid);
     }
-    clause.expires_boot_ns == NEVER || circumstances.boot_ns() < clause.expires_boot_ns
+    if clause.expires_boot_ns != NEVER {
+        // The sign of the difference: both lie within 292 years of boot.
+        against |= !circumstances.boot_ns().wrapping_sub(clause.expires_boot_ns) >> 63;
+    }
+    against == 0
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_INNER_MAP, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED},
-    btf_maps::{Array, ArrayOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, lpm_trie::Key},
+    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     helpers::bpf_get_local_storage,
     macros::btf_map,
     programs::SockAddrContext,
@@ -12,6 +12,7 @@ use aya_ebpf::{
 use enforcer_common::{
     address::{self, AddrWords},
     binding::{Binding, PolicyHead},
+    blocks::{self, Block, Blocks},
     clause::{Clause, IN_OVERLAY, MAX_CGROUPS, NO_ENTRY},
     counters::Counters,
     decide::PolicyTable,
@@ -63,22 +64,24 @@ pub(crate) fn binding() -> &'static Binding {
 #[btf_map]
 static POLICIES: Array<PolicyHead, POLICY_SLOTS> = Array::new();
 
-#[btf_map]
-static ENTRIES: ArrayOfMaps<Entries, GENERATIONS> = ArrayOfMaps::new();
-
-/// A clause as BTF describes it to the kernel.
+/// A block or a clause as BTF describes it to the kernel.
 ///
 /// KERNEL 6.1: an inner map fits only if it agrees with the template on the offset of a timer in the value, and "no
 /// timer" is another number for a value with BTF of a struct (ENOENT) than for one without (EINVAL;
 /// `btf_find_timer`, kernel/bpf/btf.c). The controller creates inner maps without BTF; for an array the two agree.
-type ClauseWords = [u32; size_of::<Clause>() / size_of::<u32>()];
+type Line = [u32; 16];
 
-type Clauses = Array<ClauseWords, 1, { BPF_F_INNER_MAP as usize }>;
+const _: () = assert!(size_of::<Block>() == size_of::<Line>() && size_of::<Clause>() == size_of::<Line>());
+
+type Entries = Array<Line, 1, { BPF_F_INNER_MAP as usize }>;
+
+#[btf_map]
+static ENTRIES: ArrayOfMaps<Entries, GENERATIONS> = ArrayOfMaps::new();
+
+type Clauses = Array<Line, 1, { BPF_F_INNER_MAP as usize }>;
 
 #[btf_map]
 static CLAUSES: ArrayOfMaps<Clauses, GENERATIONS> = ArrayOfMaps::new();
-
-type Entries = LpmTrie<AddrWords, u32, 1>;
 
 /// The maps of one generation.
 struct Layer {
@@ -121,18 +124,20 @@ fn layer(generation: u32) -> Option<Layer> {
 
 impl Layer {
     #[inline(always)]
-    fn entry(&self, daddr_be: &AddrWords) -> u32 {
-        let key = Key::new(128, *daddr_be);
-        // The maps of a published generation are never written again: the value cannot change under the read.
-        self.entries.get(&key).copied().unwrap_or(NO_ENTRY)
-    }
-
-    #[inline(always)]
     fn clause(&self, index: u32) -> Option<&Clause> {
         let words = self.clauses.get_ptr(index)?;
         // SAFETY: a clause is made of as many words as an element has, elements are aligned to 8, and any words are a
         // clause (`FromBytes`). The maps of a published generation are never written again.
         Some(unsafe { &*words.cast::<Clause>() })
+    }
+}
+
+impl Blocks for Layer {
+    #[inline(always)]
+    fn block(&self, number: u32) -> Option<&Block> {
+        let words = self.entries.get_ptr(number)?;
+        // SAFETY: as for clauses, of which a block differs in nothing that counts here.
+        Some(unsafe { &*words.cast::<Block>() })
     }
 }
 
@@ -146,13 +151,13 @@ impl KernelTable {
 impl PolicyTable for KernelTable {
     #[inline(always)]
     fn base_entry(&self, daddr_be: &AddrWords) -> u32 {
-        self.base.entry(daddr_be)
+        blocks::find(&self.base, daddr_be)
     }
 
     #[inline(always)]
     fn overlay_entry(&self, daddr_be: &AddrWords) -> u32 {
         if self.has_overlay {
-            self.overlay.entry(daddr_be)
+            blocks::find(&self.overlay, daddr_be)
         } else {
             NO_ENTRY
         }

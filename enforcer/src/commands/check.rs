@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(
             shown[0],
             "rules of a; of a and default, for targets web, api\n\
-             \x20 7 entries, 3 clauses, about 896 bytes in the kernel\n\
+             \x20 7 entries, 3 clauses, about 448 bytes in the kernel\n\
              \x20 ::/0\n    1. reject with ENETUNREACH: wide\n\
              \x20 ::/128\n    nothing is tried: the connect is allowed\n\
              \x20 ::1/128\n    nothing is tried: the connect is allowed\n\

@@ -10,23 +10,19 @@ use std::sync::Arc;
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, LpmTrie, MapData, MapError, lpm_trie::Key},
+    maps::{Array, ArrayOfMaps, MapData, MapError},
 };
-use enforcer_common::{
-    address::{AddrWords, words_from_octets},
-    binding::PolicyHead,
-    clause::Clause,
-};
+use enforcer_common::{binding::PolicyHead, blocks::Block, clause::Clause};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{KernelError, loader, plain::Plain};
-use crate::policy::compiled::CompiledPolicy;
+use crate::policy::{compiled::CompiledPolicy, tree::Tree};
 
-/// `BPF_F_NO_PREALLOC` (`include/uapi/linux/bpf.h`): longest-prefix-match maps cannot be without it.
-const BPF_F_NO_PREALLOC: u32 = 1 << 0;
 /// `BPF_F_INNER_MAP` (`include/uapi/linux/bpf.h`, 5.10 and later): arrays of different sizes fit one outer map.
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
-type Entries = LpmTrie<MapData, Plain<AddrWords>, u32>;
+type Entries = Array<MapData, Plain<Block>>;
 type Clauses = Array<MapData, Plain<Clause>>;
 
 /// Where an installed policy is.
@@ -194,7 +190,7 @@ impl Policies {
 impl Maps {
     /// Makes a new generation of those prefixes and the policy's clauses.
     fn publish(&mut self, entries: &Entries, policy: &CompiledPolicy) -> Result<u32, KernelError> {
-        let clauses = fill_clauses(policy).map_err(|e| failed("CLAUSES", "fill the clauses", e))?;
+        let clauses = fill(policy.clauses()).map_err(|e| failed("CLAUSES", "fill the clauses", e))?;
         let generation = match self.free.pop() {
             Some(generation) => generation,
             None if self.next_generation < self.entries.len() => {
@@ -229,7 +225,7 @@ impl Maps {
     /// replaced (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c), for programs run under RCU. Generation 0 is
     /// none, and without clauses stays none.
     fn wait_for_programs(&mut self) -> Result<(), KernelError> {
-        Entries::create(1, BPF_F_NO_PREALLOC)
+        Entries::create(1, BPF_F_INNER_MAP)
             .and_then(|empty| self.entries.set(0, &empty, 0))
             .map_err(|e| failed("ENTRIES", "wait for running programs", e))
     }
@@ -254,7 +250,7 @@ impl Maps {
             return;
         }
         for generation in unused {
-            let emptied = Entries::create(1, BPF_F_NO_PREALLOC)
+            let emptied = Entries::create(1, BPF_F_INNER_MAP)
                 .and_then(|empty| self.entries.set(generation, &empty, 0))
                 .and_then(|()| Clauses::create(1, BPF_F_INNER_MAP))
                 .and_then(|empty| self.clauses.set(generation, &empty, 0));
@@ -276,29 +272,19 @@ fn failed(map: &'static str, operation: &'static str, source: MapError) -> Kerne
 }
 
 fn filled(policy: &CompiledPolicy) -> Result<Entries, KernelError> {
-    fill_entries(policy).map_err(|e| failed("ENTRIES", "fill the prefixes", e))
+    fill(Tree::new(policy.entries()).blocks()).map_err(|e| failed("ENTRIES", "fill the prefixes", e))
 }
 
-/// The flags must be those of the template the outer map was created with, or the kernel refuses the pair.
-fn fill_entries(policy: &CompiledPolicy) -> Result<Entries, MapError> {
-    let count = u32::try_from(policy.entries().len()).unwrap_or(u32::MAX).max(1);
-    let mut map = Entries::create(count, BPF_F_NO_PREALLOC)?;
-    for entry in policy.entries() {
-        let words = words_from_octets(entry.prefix.network().octets());
-        map.insert(
-            &Key::new(u32::from(entry.prefix.prefix_len()), Plain(words)),
-            entry.value(),
-            0,
-        )?;
-    }
-    Ok(map)
-}
-
-fn fill_clauses(policy: &CompiledPolicy) -> Result<Clauses, MapError> {
-    let count = u32::try_from(policy.clauses().len()).unwrap_or(u32::MAX).max(1);
-    let mut map = Clauses::create(count, BPF_F_INNER_MAP)?;
-    for (index, clause) in (0u32..).zip(policy.clauses()) {
-        map.set(index, Plain(*clause), 0)?;
+/// An array of just these. The flags must be those of the template the outer map was created with, or the kernel refuses
+/// the pair.
+fn fill<T>(values: &[T]) -> Result<Array<MapData, Plain<T>>, MapError>
+where
+    T: Copy + FromBytes + IntoBytes + Immutable + 'static,
+{
+    let count = u32::try_from(values.len()).unwrap_or(u32::MAX).max(1);
+    let mut map = Array::create(count, BPF_F_INNER_MAP)?;
+    for (index, value) in (0u32..).zip(values) {
+        map.set(index, Plain(*value), 0)?;
     }
     Ok(map)
 }

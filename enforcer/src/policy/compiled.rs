@@ -6,14 +6,14 @@
 use std::net::Ipv6Addr;
 
 use enforcer_common::{
-    address::{AddrWords, octets_from_words, words_from_octets},
-    binding::EntryKey,
+    address::{AddrWords, octets_from_words},
+    blocks::Block,
     clause::{Clause, DestinationForm, IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, NO_ENTRY, entry_value},
     decide::PolicyTable,
 };
 use ipnet::Ipv6Net;
 
-use super::{lists::with_addresses, live::Live, rule::longest_match};
+use super::{lists::with_addresses, live::Live, rule::longest_match, tree::Tree};
 
 /// A prefix and the head of its clause list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,16 +25,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The key of the longest-prefix-match map.
-    #[must_use]
-    pub fn key(&self) -> EntryKey {
-        EntryKey {
-            prefix_len: u32::from(self.prefix.prefix_len()),
-            addr_be: words_from_octets(self.prefix.network().octets()),
-        }
-    }
-
-    /// The value in the longest-prefix-match map.
+    /// What a lookup of an address with this longest prefix gives.
     #[must_use]
     pub const fn value(&self) -> u32 {
         entry_value(self.prefix.prefix_len(), self.head)
@@ -57,7 +48,7 @@ impl CompiledPolicy {
         Self { entries, clauses }
     }
 
-    /// The entries of the longest-prefix-match map, sorted by address, then prefix length.
+    /// The entries, sorted by address, then prefix length.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -116,38 +107,13 @@ impl CompiledPolicy {
     }
 }
 
-/// Bytes of a node of the kernel's trie: `struct lpm_trie_node` with a key of 16 bytes and a value of 4 makes 52 to
-/// 60 bytes, by kernel, and nodes without a value 40 to 56 (`kernel/bpf/lpm_trie.c`, 5.10 to 7.2). The allocator
-/// hands out 64 for either.
-const TRIE_NODE_BYTES: u64 = 64;
-
-/// Bytes of an element of the clause array: elements are rounded up to 8 (`kernel/bpf/arraymap.c`).
-const CLAUSE_BYTES: u64 = size_of::<Clause>().next_multiple_of(8) as u64;
-
 impl CompiledPolicy {
-    /// About how many bytes the policy takes in the kernel: the nodes of the trie, those between entries included,
-    /// and the clauses. What a map costs by itself, whatever is in it, is left out.
+    /// How many bytes the policy takes in the kernel: the blocks of the tree and the clauses. What a map costs by itself,
+    /// whatever is in it, is left out.
     #[must_use]
     pub fn kernel_bytes(&self) -> u64 {
-        // Where two neighbours part, there is a node of no entry's, unless an entry stands just there. The trie is
-        // binary, so each such node parts exactly one pair of neighbours.
-        let between = self.entries.windows(2).filter(|pair| {
-            let [a, b] = [pair[0].prefix, pair[1].prefix];
-            if a.contains(&b) {
-                return false;
-            }
-            let common = (u128::from(a.network()) ^ u128::from(b.network())).leading_zeros();
-            let parting = u8::try_from(common).ok();
-            let parting = parting.and_then(|common| Ipv6Net::new(a.network(), common).ok());
-            parting.is_none_or(|parting| {
-                let parting = parting.trunc();
-                self.entries
-                    .binary_search_by(|entry| entry.prefix.cmp(&parting))
-                    .is_err()
-            })
-        });
-        let nodes = self.entries.len() as u64 + between.count() as u64;
-        nodes * TRIE_NODE_BYTES + self.clauses.len() as u64 * CLAUSE_BYTES
+        let blocks = Tree::new(&self.entries).blocks().len();
+        (blocks * size_of::<Block>() + self.clauses.len() * size_of::<Clause>()) as u64
     }
 }
 

@@ -40,6 +40,8 @@ mod check;
 
 pub mod compiled;
 
+pub mod tree;
+
 mod connects;
 
 pub mod live;

@@ -195,15 +195,6 @@ fn barriers_stand_only_where_a_wider_rule_could_reach_in() {
 }
 
 #[test]
-fn entries_have_the_keys_of_the_kernels_map() {
-    let policy = compiled(&["reject 2001:db8::/32"]);
-    let key = policy.entries()[0].key();
-    assert_eq!(key.prefix_len, 32);
-    let octets = "2001:db8::".parse::<std::net::Ipv6Addr>().unwrap().octets();
-    assert_eq!(key.addr_be, words_from_octets(octets));
-}
-
-#[test]
 fn a_redirect_carries_its_address_and_its_errno() {
     let v6only = Known {
         unmovable: Some(Unmovable::V6Only),

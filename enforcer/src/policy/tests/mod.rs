@@ -12,6 +12,7 @@ mod mistakes;
 mod property;
 mod reference;
 mod schema;
+mod trees;
 
 use std::path::Path;
 

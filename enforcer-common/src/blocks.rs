@@ -1,0 +1,208 @@
+//! [`find`]: the longest prefix that covers an address, in a tree of [`Block`]s.
+//!
+//! Prefixes cut the addresses into intervals, each of which has one longest prefix. A block is a cache line of such a
+//! tree: it either compares the address with up to four bounds and so chooses between five targets, or lets some bits of
+//! the address choose between as many blocks that lie in a row. How the tree is shaped is the compiler's choice (many
+//! prefixes that lie close together are best told apart by bits, few or scattered ones by bounds); the walk is the
+//! same for all of them.
+//!
+//! A lookup reads three to five lines of memory for a hundred thousand prefixes. The kernel's own trie
+//! (`kernel/bpf/lpm_trie.c`) reads a node for every bit at which prefixes part.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{
+    address::AddrWords,
+    clause::{IN_OVERLAY, entry_value},
+};
+
+/// Bounds of a block.
+pub const BOUNDS: usize = 4;
+
+/// The most blocks on the way to an answer, as a constant for the kernel's verifier. The compiler shows that it needs no
+/// more, whatever the prefixes; with the tables that people have it needs three to six.
+pub const MAX_STEPS: u32 = 32;
+
+/// The number of the block that every lookup begins at.
+pub const ROOT: u32 = 0;
+
+/// What a tree answers that is not whole: an entry whose clause does not exist, which is a fault that is counted.
+pub const DAMAGED: u32 = entry_value(128, IN_OVERLAY - 1);
+
+/// One step of a lookup. All numbers are in host byte order; an address is two of 64 bits.
+///
+/// What a block leads to is `targets[0] + … + targets[n]` (modulo 2^32), where `n` is the number of bounds that the address
+/// is not below, plus the chosen bits of the address. A block that chooses by bounds has no mask, one that chooses by bits has no
+/// bounds. Sums rather than alternatives, because these need a branch for each, which processors would guess wrongly half
+/// of the time, and which kernels' verifiers follow one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(8))]
+pub struct Block {
+    /// Rising. Those that are not needed are [`u64::MAX`], and what they would add is zero.
+    pub bounds: [u64; BOUNDS],
+    /// What the first part leads to, and what is to be added for each further part: the number of a block, or an
+    /// entry's value.
+    pub targets: [u32; BOUNDS + 1],
+    /// The bits that choose, after the shift.
+    pub mask: u32,
+    /// Bit `n` is set where part `n` leads to a block. What lies beyond bounds that are not needed is like the last part.
+    pub inner: u8,
+    /// 0 looks at the first half of the address, 1 at the second.
+    pub half: u8,
+    /// How far to shift the bits that choose, 0 … 63.
+    pub shift: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+const _: () = assert!(size_of::<Block>() == 64 && align_of::<Block>() == 8);
+
+impl Block {
+    /// A block in which everything has that target, which is an entry's value.
+    #[must_use]
+    pub const fn constant(value: u32) -> Self {
+        Self {
+            bounds: [u64::MAX; BOUNDS],
+            targets: [value, 0, 0, 0, 0],
+            mask: 0,
+            inner: 0,
+            half: 0,
+            shift: 0,
+            reserved: [0; 5],
+        }
+    }
+
+    /// A block that chooses one of the blocks in a row, by `mask` and `shift`.
+    #[must_use]
+    pub const fn by_bits(half: u8, first: u32, mask: u32, shift: u8) -> Self {
+        Self {
+            mask,
+            inner: u8::MAX,
+            half,
+            shift,
+            ..Self::constant(first)
+        }
+    }
+}
+
+/// The blocks of one tree.
+pub trait Blocks {
+    /// The block of that number, or `None` if there is none, which a whole tree never asks for.
+    fn block(&self, number: u32) -> Option<&Block>;
+}
+
+/// The [`entry_value`] of the longest prefix that covers the address, or
+/// [`NO_ENTRY`](crate::clause::NO_ENTRY), or [`DAMAGED`].
+#[inline(always)]
+pub fn find<B: Blocks>(blocks: &B, addr_be: &AddrWords) -> u32 {
+    let first = half(addr_be[0], addr_be[1]);
+    let second = half(addr_be[2], addr_be[3]);
+    let mut number = ROOT;
+    for _ in 0..MAX_STEPS {
+        let Some(block) = blocks.block(number) else {
+            return DAMAGED;
+        };
+        let key = first ^ (first ^ second) & u64::from(block.half).wrapping_neg();
+        let bits = (key >> (block.shift & 63)) as u32 & block.mask;
+        let mut target = block.targets[0].wrapping_add(bits);
+        let mut part = 0;
+        let mut place = 0;
+        while place < BOUNDS {
+            let passed = 1 ^ is_below(key, block.bounds[place]);
+            target = target.wrapping_add(block.targets[place + 1] & passed.wrapping_neg());
+            part += passed;
+            place += 1;
+        }
+        if block.inner >> (part & 7) & 1 == 0 {
+            return target;
+        }
+        number = target;
+    }
+    DAMAGED
+}
+
+/// 1 if the first is less, else 0: the borrow of their difference, without a comparison.
+#[inline(always)]
+const fn is_below(a: u64, b: u64) -> u32 {
+    ((!a & b | !(a ^ b) & a.wrapping_sub(b)) >> 63) as u32
+}
+
+#[inline(always)]
+const fn half(high_be: u32, low_be: u32) -> u64 {
+    (u32::from_be(high_be) as u64) << 32 | u32::from_be(low_be) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{address::words_from_octets, clause::NO_ENTRY};
+
+    struct Slice<'a>(&'a [Block]);
+
+    impl Blocks for Slice<'_> {
+        fn block(&self, number: u32) -> Option<&Block> {
+            self.0.get(number as usize)
+        }
+    }
+
+    fn address(first: u64, second: u64) -> AddrWords {
+        words_from_octets((u128::from(first) << 64 | u128::from(second)).to_be_bytes())
+    }
+
+    fn found(blocks: &[Block], first: u64, second: u64) -> u32 {
+        find(&Slice(blocks), &address(first, second))
+    }
+
+    #[test]
+    fn bounds_divide_what_is_below_from_what_is_not() {
+        let block = Block {
+            bounds: [10, 20, 30, 40],
+            targets: [1, 1, 5, 0, 3_u32.wrapping_neg()],
+            ..Block::constant(0)
+        };
+        let keys = [0, 9, 10, 19, 20, 29, 30, 39, 40, u64::MAX];
+        let targets = [1, 1, 2, 2, 7, 7, 7, 7, 4, 4];
+        for (key, target) in keys.into_iter().zip(targets) {
+            assert_eq!(found(&[block], key, 0), target, "{key}");
+            let second = Block { half: 1, ..block };
+            assert_eq!(found(&[second], 0, key), target, "{key}");
+        }
+    }
+
+    #[test]
+    fn bits_choose_among_blocks_in_a_row() {
+        let root = Block::by_bits(0, 1, 3, 62);
+        let tree = [
+            root,
+            Block::constant(10),
+            Block::constant(11),
+            Block::constant(12),
+            Block::constant(13),
+        ];
+        for (first, value) in [(0, 10), (1 << 62, 11), (2 << 62, 12), (u64::MAX, 13)] {
+            assert_eq!(found(&tree, first, 0), value);
+        }
+    }
+
+    #[test]
+    fn below_is_below() {
+        let numbers = [0, 1, 2, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX - 1, u64::MAX];
+        for a in numbers {
+            for b in numbers {
+                assert_eq!(is_below(a, b), u32::from(a < b), "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_tree_is_told_from_one_without_an_answer() {
+        assert_eq!(found(&[], 0, 0), DAMAGED);
+        let round = Block {
+            inner: 1,
+            ..Block::constant(ROOT)
+        };
+        assert_eq!(found(&[round], 0, 0), DAMAGED);
+        assert_eq!(found(&[Block::constant(NO_ENTRY)], 0, 0), NO_ENTRY);
+        assert_ne!(DAMAGED, NO_ENTRY);
+    }
+}
