@@ -86,7 +86,9 @@ impl World {
         }
         let governing = governed::govern(&[(&cgroup, &policy)], events).unwrap();
         Self {
-            programs: AttachType::ALL.map(|at| governed::program_at(&cgroup, at).unwrap()).into(),
+            programs: AttachType::ALL
+                .map(|at| governed::program_at(&cgroup, at).unwrap())
+                .into(),
             client,
             port,
             _server: server,
@@ -152,13 +154,18 @@ fn an_allowed_connect_writes_no_memory_that_cpus_share() {
     assert_eq!(changed, BTreeSet::new());
     // The comparison sees storage of sockets and the ring buffer; both were among what did not change.
     let maps = world.contents();
-    assert!(maps.maps().is_superset(&["EVENTS", "SOCKETS"].into()), "{:?}", maps.maps());
+    assert!(
+        maps.maps().is_superset(&["EVENTS", "SOCKETS"].into()),
+        "{:?}",
+        maps.maps()
+    );
 }
 
 #[test]
 fn what_a_verdict_or_an_event_writes_is_seen() {
     let mut world = World::new(EventsWanted::None);
-    let changed = world.changed_by(|world| assert_eq!(world.connect(SocketKind::Tcp, REDIRECTED, true), "ok"));
+    let changed =
+        world.changed_by(|world| assert_eq!(world.connect(SocketKind::Tcp, REDIRECTED, true), "ok"));
     assert_eq!(changed, ["SOCKETS".to_owned()].into());
     let mut world = World::new(EventsWanted::All);
     let changed = world.changed_by(|world| assert_eq!(world.connect(SocketKind::Tcp, ALLOWED, true), "ok"));

@@ -48,7 +48,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     println!("building (release)");
     let mut build = workspace::cargo();
-    build.args(["build", "--quiet", "--release", "--package", "enforcer", "--package", "enforcer-tests"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "enforcer",
+        "--package",
+        "enforcer-tests",
+    ]);
     for program in PROGRAMS {
         build.args(["--bin", program]);
     }

@@ -53,8 +53,8 @@ impl Baseline {
         maps: Vec<BpfMap>,
     ) -> Result<Self> {
         let program = BpfProgram::load(name, at, instructions)?;
-        let directory = File::open(cgroup.path())
-            .with_context(|| format!("open cgroup {}", cgroup.path().display()))?;
+        let directory =
+            File::open(cgroup.path()).with_context(|| format!("open cgroup {}", cgroup.path().display()))?;
         Ok(Self {
             _link: program.attach(&directory)?,
             program,
@@ -69,7 +69,14 @@ impl Baseline {
     ///
     /// As everywhere here: when the kernel refuses a map, the program or attaching it.
     pub fn empty(cgroup: &CgroupFixture) -> Result<Self> {
-        Self::attached("bench_empty", At::Connect6, cgroup, &[set(R0, 1), exit()], None, vec![])
+        Self::attached(
+            "bench_empty",
+            At::Connect6,
+            cgroup,
+            &[set(R0, 1), exit()],
+            None,
+            vec![],
+        )
     }
 
     /// Looks the address up in a longest-prefix-match map, counts, and rejects where the entry says so.
@@ -120,7 +127,14 @@ impl Baseline {
             vec![set(R0, 1), exit()],
         ]
         .concat();
-        Self::attached("bench_packets", At::Egress, cgroup, &program, Some(counter), vec![entries])
+        Self::attached(
+            "bench_packets",
+            At::Egress,
+            cgroup,
+            &program,
+            Some(counter),
+            vec![entries],
+        )
     }
 
     /// Writes an event of the size of enforcer's to a ring buffer, waking its reader as the kernel does by default; with
@@ -135,7 +149,10 @@ impl Baseline {
         let submit = [
             vec![copy(R6, R0), copy(R1, R6)],
             // The verifier wants no byte of it read before it is written, and user space would see what was there.
-            (0..EVENT_BYTES as i16).step_by(8).map(|at| put64(R6, at, 0)).collect(),
+            (0..EVENT_BYTES as i16)
+                .step_by(8)
+                .map(|at| put64(R6, at, 0))
+                .collect(),
             vec![set(R2, flags), call(RingbufSubmit)],
         ]
         .concat();
@@ -148,7 +165,14 @@ impl Baseline {
             vec![set(R0, 1), exit()],
         ]
         .concat();
-        Self::attached("bench_event", At::Connect6, cgroup, &program, Some(counter), vec![ring])
+        Self::attached(
+            "bench_event",
+            At::Connect6,
+            cgroup,
+            &program,
+            Some(counter),
+            vec![ring],
+        )
     }
 
     /// What the kernel has counted of it.
@@ -190,7 +214,9 @@ fn possible_cpus() -> Result<usize> {
     let path = "/sys/devices/system/cpu/possible";
     let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
     let last = text.trim().rsplit(['-', ',']).next().unwrap_or_default();
-    let last: usize = last.parse().with_context(|| format!("understand {path}: {text:?}"))?;
+    let last: usize = last
+        .parse()
+        .with_context(|| format!("understand {path}: {text:?}"))?;
     Ok(last + 1)
 }
 
@@ -201,7 +227,12 @@ fn counter() -> Result<BpfMap> {
 /// The connect's address, from the context in `r6`, to the key's place on the stack.
 fn take_address() -> Vec<Instruction> {
     (0..4)
-        .flat_map(|word| [load32(R2, R6, USER_IP6 + 4 * word), store32(R10, -16 + 4 * word, R2)])
+        .flat_map(|word| {
+            [
+                load32(R2, R6, USER_IP6 + 4 * word),
+                store32(R10, -16 + 4 * word, R2),
+            ]
+        })
         .collect()
 }
 

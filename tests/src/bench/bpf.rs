@@ -240,7 +240,11 @@ impl BpfMap {
     ///
     /// When there is no such key.
     pub fn lookup(&self, key: &[u8], value_bytes: usize) -> Result<Vec<u8>> {
-        ensure!(key.len() == self.key_bytes, "look into a map: the key has {} bytes", key.len());
+        ensure!(
+            key.len() == self.key_bytes,
+            "look into a map: the key has {} bytes",
+            key.len()
+        );
         let mut value = vec![0; value_bytes];
         lookup(&self.fd, key, &mut value).context("look into a map")?;
         Ok(value)

@@ -71,7 +71,9 @@ impl Contents {
             };
             if info.map_type == ARRAY_OF_MAPS {
                 // Read from here, a value is the inner map's identifier.
-                let inner = elements.values().filter_map(|value| value.as_slice().try_into().ok());
+                let inner = elements
+                    .values()
+                    .filter_map(|value| value.as_slice().try_into().ok());
                 left.extend(inner.map(u32::from_ne_bytes));
             }
             contents.0.insert((name, id), elements);
@@ -83,7 +85,9 @@ impl Contents {
     #[must_use]
     pub fn changed_since(&self, before: &Self) -> BTreeSet<String> {
         let maps: BTreeSet<_> = self.0.keys().chain(before.0.keys()).collect();
-        let changed = maps.into_iter().filter(|map| self.0.get(map) != before.0.get(map));
+        let changed = maps
+            .into_iter()
+            .filter(|map| self.0.get(map) != before.0.get(map));
         changed.map(|(name, _)| name.clone()).collect()
     }
 

@@ -20,10 +20,7 @@ use enforcer::{
 use enforcer_common::{binding::EventsWanted, clause::Action, decide::Mode};
 use ipnet::Ipv6Net;
 
-use super::{
-    baselines::Prefixes,
-    program::ObservedProgram,
-};
+use super::{baselines::Prefixes, program::ObservedProgram};
 use crate::{cgroup::CgroupFixture, kernel};
 
 /// How many rules of which kind a policy has.
@@ -205,7 +202,12 @@ pub fn govern(cgroups: &[(&CgroupFixture, &BenchPolicy)], events: EventsWanted) 
         bpf_log: None,
         ring_bytes: 1 << 20,
     };
-    Ok(Governing::start(kernel::support(), plan, &options, Now::default())?)
+    Ok(Governing::start(
+        kernel::support(),
+        plan,
+        &options,
+        Now::default(),
+    )?)
 }
 
 /// The one program that is at a cgroup for that.
@@ -214,8 +216,8 @@ pub fn govern(cgroups: &[(&CgroupFixture, &BenchPolicy)], events: EventsWanted) 
 ///
 /// When there is none, or more than one.
 pub fn program_at(cgroup: &CgroupFixture, at: AttachType) -> Result<ObservedProgram> {
-    let directory = fs::File::open(cgroup.path())
-        .with_context(|| format!("open cgroup {}", cgroup.path().display()))?;
+    let directory =
+        fs::File::open(cgroup.path()).with_context(|| format!("open cgroup {}", cgroup.path().display()))?;
     let found = programs_at(&directory, at)
         .with_context(|| format!("ask which programs are at {}", cgroup.path().display()))?;
     let [id] = found.programs[..] else {

@@ -25,7 +25,9 @@ pub fn of_process(pid: u32) -> Result<ProcessMemory> {
         let value = text.lines().find_map(|line| line.strip_prefix(name));
         let value = value.with_context(|| format!("find {name} in {path}"))?;
         let number = value.trim().trim_end_matches("kB").trim();
-        let kib: f64 = number.parse().with_context(|| format!("understand {name} of {path}: {value}"))?;
+        let kib: f64 = number
+            .parse()
+            .with_context(|| format!("understand {name} of {path}: {value}"))?;
         Ok(kib / 1024.0)
     };
     Ok(ProcessMemory {
@@ -41,7 +43,9 @@ pub fn of_process(pid: u32) -> Result<ProcessMemory> {
 /// When there is no such process.
 pub fn descriptors(pid: u32) -> Result<usize> {
     let path = format!("/proc/{pid}/fd");
-    Ok(fs::read_dir(&path).with_context(|| format!("read {path}"))?.count())
+    Ok(fs::read_dir(&path)
+        .with_context(|| format!("read {path}"))?
+        .count())
 }
 
 /// Bytes of each BPF map that a process has open, by the map's identifier, as the kernel tells them (`memlock` in

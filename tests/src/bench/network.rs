@@ -208,9 +208,20 @@ mod tests {
         assert!((0.06..0.12).contains(&part(40)), "{}", part(40));
         assert!((0.06..0.12).contains(&part(44)), "{}", part(44));
         assert!((0.02..0.05).contains(&part(29)), "{}", part(29));
-        let blocks = ["2001::/16", "2400::/12", "2600::/12", "2800::/12", "2a00::/12", "2c00::/12"];
+        let blocks = [
+            "2001::/16",
+            "2400::/12",
+            "2600::/12",
+            "2800::/12",
+            "2a00::/12",
+            "2c00::/12",
+        ];
         let blocks: Vec<Ipv6Net> = blocks.iter().map(|block| block.parse().unwrap()).collect();
-        assert!(table.iter().all(|net| blocks.iter().any(|block| block.contains(net))));
+        assert!(
+            table
+                .iter()
+                .all(|net| blocks.iter().any(|block| block.contains(net)))
+        );
         assert_eq!(table, super::table(50_000, 1));
         assert_ne!(table, super::table(50_000, 2));
     }
@@ -229,7 +240,10 @@ mod tests {
             let met = destinations(&table, picks, 20_000, 5, |address| address.octets()[15] % 2 == 0);
             assert!(met.iter().all(|address| address.octets()[15] % 2 == 0));
             assert_eq!(met.len(), 20_000);
-            assert!(met.iter().all(|address| table.iter().any(|net| net.contains(address))));
+            assert!(
+                met.iter()
+                    .all(|address| table.iter().any(|net| net.contains(address)))
+            );
             let mut sorted = met.clone();
             sorted.sort_unstable();
             let most = sorted.chunk_by(|a, b| a == b).map(<[_]>::len).max().unwrap();

@@ -95,7 +95,10 @@ impl BpfProgram {
         // call.
         let fd = unsafe { bpf_fd(Command::ProgLoad, &mut attr) }.with_context(|| {
             let said = log.split(|byte| *byte == 0).next().unwrap_or_default();
-            format!("load program {name}: {}", String::from_utf8_lossy(said).trim_end())
+            format!(
+                "load program {name}: {}",
+                String::from_utf8_lossy(said).trim_end()
+            )
         })?;
         Ok(Self { fd, at })
     }
@@ -151,8 +154,8 @@ impl ObservedProgram {
             ..ById::default()
         };
         // SAFETY: the attributes of BPF_PROG_GET_FD_BY_ID, without pointers.
-        let fd =
-            unsafe { bpf_fd(Command::ProgFdById, &mut attr) }.with_context(|| format!("open program {id}"))?;
+        let fd = unsafe { bpf_fd(Command::ProgFdById, &mut attr) }
+            .with_context(|| format!("open program {id}"))?;
         Ok(Self { fd })
     }
 
@@ -277,7 +280,8 @@ impl Statistics {
         // `BPF_STATS_RUN_TIME`.
         let mut kind = 0_u32;
         // SAFETY: the attributes of BPF_ENABLE_STATS, without pointers.
-        let fd = unsafe { bpf_fd(Command::EnableStats, &mut kind) }.context("let the kernel time programs")?;
+        let fd =
+            unsafe { bpf_fd(Command::EnableStats, &mut kind) }.context("let the kernel time programs")?;
         Ok(Self { _fd: fd })
     }
 }

@@ -48,8 +48,17 @@ unsafe impl Send for Mapping {}
 impl Mapping {
     fn new(map: BorrowedFd<'_>, bytes: usize, protection: ProtFlags, offset: u64) -> Result<Self> {
         // SAFETY: a new mapping at a place of the kernel's choice touches no memory that is in use.
-        let at = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, map, offset) }
-            .context("map a ring buffer into memory")?;
+        let at = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                bytes,
+                protection,
+                MapFlags::SHARED,
+                map,
+                offset,
+            )
+        }
+        .context("map a ring buffer into memory")?;
         let at = NonNull::new(at.cast()).context("map a ring buffer into memory")?;
         Ok(Self { at, bytes })
     }

@@ -100,7 +100,13 @@ mod tests {
     #[test]
     fn ranks_are_those_of_the_sign_test() {
         // Tables of the sign test: with 6 values the extremes, with 11 the second, with 31 the tenth from either end.
-        for (rounds, rank) in [(5, None), (6, Some(0)), (11, Some(1)), (20, Some(5)), (31, Some(9))] {
+        for (rounds, rank) in [
+            (5, None),
+            (6, Some(0)),
+            (11, Some(1)),
+            (20, Some(5)),
+            (31, Some(9)),
+        ] {
             assert_eq!(interval_rank(rounds), rank, "{rounds}");
         }
     }

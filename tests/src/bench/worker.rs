@@ -291,7 +291,9 @@ pub fn serve(arguments: &[String]) -> Result<()> {
     let [cpu] = arguments else {
         bail!("a worker is told its CPU");
     };
-    pin(cpu.parse().with_context(|| format!("understand the CPU {cpu:?}"))?)?;
+    pin(cpu
+        .parse()
+        .with_context(|| format!("understand the CPU {cpu:?}"))?)?;
     let mut connecting = Connecting::default();
     let mut stdout = io::stdout().lock();
     for line in io::stdin().lock().lines() {
@@ -315,4 +317,3 @@ pub fn pin(cpu: usize) -> Result<()> {
     set.set(cpu);
     sched_setaffinity(None, &set).with_context(|| format!("stay on CPU {cpu}"))
 }
-

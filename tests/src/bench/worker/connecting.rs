@@ -119,14 +119,18 @@ impl Connecting {
 
     fn tcp_connect(&self, from: usize, count: usize) -> Result<Done> {
         let listener = TcpListener::bind("[::]:0").context("listen")?;
-        let port = listener.local_addr().context("ask for the listener's port")?.port();
+        let port = listener
+            .local_addr()
+            .context("ask for the listener's port")?
+            .port();
         let mut outcomes = Outcomes::new();
         let mut time = Duration::ZERO;
         let mut destinations = self.destinations(from, count)?.peekable();
         while destinations.peek().is_some() {
             let mut made = Vec::with_capacity(AT_ONCE);
             for to in destinations.by_ref().take(AT_ONCE) {
-                let socket = socket(AddressFamily::INET6, SocketType::STREAM, None).context("make a socket")?;
+                let socket =
+                    socket(AddressFamily::INET6, SocketType::STREAM, None).context("make a socket")?;
                 // Closing it ends the connection at once, with nothing left of it that would use up ports.
                 set_socket_linger(&socket, Some(Duration::ZERO)).context("set a socket's lingering")?;
                 made.push((socket, at(to, port)));

@@ -23,8 +23,14 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     let path = directory.path().join("policy.toml");
     let entries = if bench.quick { 2_000 } else { 50_000 };
     write_policy(&path, &network::table(entries, 95), MIXED)?;
-    let what = format!("instructions of the controller for each of {entries} prefixes, reading, checking, compiling");
-    let rows = [("controller/callgrind", callgrind as Counter), ("controller/perf", perf)].map(|(id, count)| {
+    let what = format!(
+        "instructions of the controller for each of {entries} prefixes, reading, checking, compiling"
+    );
+    let rows = [
+        ("controller/callgrind", callgrind as Counter),
+        ("controller/perf", perf),
+    ]
+    .map(|(id, count)| {
         let tool = id.rsplit('/').next().unwrap_or_default();
         let row = |reached| Row::fact(id, format!("{what} ({tool})"), Unit::Count, reached);
         match count(&path) {
@@ -68,14 +74,18 @@ fn standard_error(mut counting: Command, policy: &Path) -> Result<String> {
         .output()
         .with_context(|| format!("run {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{program}: {}", said.lines().last().unwrap_or_default());
+    ensure!(
+        output.status.success(),
+        "{program}: {}",
+        said.lines().last().unwrap_or_default()
+    );
     Ok(said)
 }
 
 fn number(text: Option<&str>, tool: &str) -> Result<f64> {
     let text = text.unwrap_or_default().trim();
-    let number: f64 = text
-        .parse()
-        .with_context(|| format!("{tool} does not count instructions on this machine: {text:?}"))?;
+    let number: f64 = text.parse().map_err(|_| {
+        anyhow::anyhow!("{tool} does not count instructions on this machine: it says {text:?}")
+    })?;
     Ok(number)
 }

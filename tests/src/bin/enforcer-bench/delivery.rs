@@ -33,10 +33,13 @@ use crate::{
     report::{Goal, Outcome, Row, Unit},
 };
 
-/// Rates that are tried: each a fifth more than the one before.
-const STEP: f64 = 1.2;
+/// Rates that are tried: each a quarter more than the one before.
+const STEP: f64 = 1.25;
 const SLOWEST: f64 = 5_000.0;
 const FASTEST: f64 = 2_000_000.0;
+
+/// How often a rate may be lossy, or connects come slower than they should, because something else happened meanwhile.
+const CHANCES: u32 = 3;
 
 /// Bytes of ring buffers, as `enforcer run` has it.
 const RING_BYTES: u32 = 1 << 20;
@@ -75,14 +78,28 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     if enforcer.all_there_are {
         row = row.note("one CPU did not connect faster, so it may be more");
     }
-    let rate = |id: &str, what: &str, value| Row::fact(id, what, Unit::PerSecond, Some(Estimate::once(value)));
-    let cpu = |id: &str, what: &str, value| Row::fact(id, what, Unit::Nanoseconds, Some(Estimate::once(value)));
+    let rate =
+        |id: &str, what: &str, value| Row::fact(id, what, Unit::PerSecond, Some(Estimate::once(value)));
+    let cpu =
+        |id: &str, what: &str, value| Row::fact(id, what, Unit::Nanoseconds, Some(Estimate::once(value)));
     Ok(Outcome {
         rows: vec![
-            rate("delivery/rate", "highest rate of connects without loss", enforcer.per_second),
-            rate("delivery/naive-rate", "  naive loop: woken, one event, one line, one write", naive.per_second),
+            rate(
+                "delivery/rate",
+                "highest rate of connects without loss",
+                enforcer.per_second,
+            ),
+            rate(
+                "delivery/naive-rate",
+                "  naive loop: woken, one event, one line, one write",
+                naive.per_second,
+            ),
             row,
-            cpu("delivery/cpu-ns", "CPU time of the controller for each event", enforcer.cpu_ns),
+            cpu(
+                "delivery/cpu-ns",
+                "CPU time of the controller for each event",
+                enforcer.cpu_ns,
+            ),
             cpu("delivery/naive-cpu-ns", "  naive loop", naive.cpu_ns),
         ],
         plots: Vec::new(),
@@ -91,23 +108,35 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
 
 /// Goes up until events are lost.
 fn highest(seconds: f64, mut attempt: impl FnMut(f64, usize) -> Result<Tried>) -> Result<Highest> {
-    let mut best = None;
+    let mut best: Option<Highest> = None;
     let mut rate = SLOWEST;
-    while rate < FASTEST {
+    let (mut too_slow, mut lossy) = (0, 0);
+    while rate < FASTEST && too_slow < CHANCES && lossy < CHANCES {
         let tried = attempt(rate, (rate * seconds) as usize)?;
         if tried.lost > 0 {
-            break;
+            lossy += 1;
+            continue;
         }
-        let all_there_are = tried.per_second < rate * 0.95;
-        best = Some(Highest {
-            per_second: tried.per_second,
-            cpu_ns: tried.cpu_ns,
-            all_there_are,
-        });
-        if all_there_are {
-            break;
+        lossy = 0;
+        too_slow = if tried.per_second < rate * 0.8 {
+            too_slow + 1
+        } else {
+            0
+        };
+        if best
+            .as_ref()
+            .is_none_or(|best| best.per_second < tried.per_second)
+        {
+            best = Some(Highest {
+                per_second: tried.per_second,
+                cpu_ns: tried.cpu_ns,
+                all_there_are: false,
+            });
         }
         rate *= STEP;
+    }
+    if let Some(best) = &mut best {
+        best.all_there_are = too_slow == CHANCES;
     }
     best.with_context(|| format!("deliver events: some are lost at {SLOWEST} a second already"))
 }
@@ -115,7 +144,9 @@ fn highest(seconds: f64, mut attempt: impl FnMut(f64, usize) -> Result<Tried>) -
 /// Connects at that rate; how fast they came.
 fn connect(worker: &mut Worker, per_second: f64, count: usize) -> Result<f64> {
     worker.load(&[OWN_ADDRESS])?;
-    let done = worker.run(&Task::UdpPaced { count, per_second })?.all_connected()?;
+    let done = worker
+        .run(&Task::UdpPaced { count, per_second })?
+        .all_connected()?;
     Ok(1e9 / done.each_ns())
 }
 
@@ -125,17 +156,19 @@ fn by_enforcer(bench: &Bench, netns: &NetnsFixture, rate: f64, count: usize) -> 
     let path = cgroup.relative_path();
     let command = Enforcer::command(
         &Place::outside(netns),
-        ["run", "--cgroup", &path, "--reject", "internet", "--events", "all", "--output", "json"],
+        [
+            "run", "--cgroup", &path, "--reject", "internet", "--events", "all", "--output", "json",
+        ],
     )?;
     let to = file.reopen().context("open a file for events")?;
     let enforcer = Enforcer::start_writing_to(command, to)?;
     enforcer.wait_for_line(Stream::Stderr, PATIENCE, |line| line.starts_with("enforcing "))?;
     let mut worker = Worker::start(&Place::new(&cgroup, netns), bench.cpu)?;
-    let before = cpu_time_ns(&format!("/proc/{}/stat", enforcer.pid()))?;
+    let before = cpu_time_ns(enforcer.pid())?;
     let per_second = connect(&mut worker, rate, count)?;
     // What is not read within one turn of polling is still to come.
     thread::sleep(Duration::from_millis(100));
-    let cpu_ns = (cpu_time_ns(&format!("/proc/{}/stat", enforcer.pid()))? - before) / count as f64;
+    let cpu_ns = (cpu_time_ns(enforcer.pid())? - before) / count as f64;
     let finished = enforcer.terminate()?;
     let text = std::fs::read_to_string(file.path()).context("read events")?;
     let delivered = text.lines().filter(|line| line.contains("\"verdict\"")).count();
@@ -195,8 +228,11 @@ fn by_loop(bench: &Bench, netns: &NetnsFixture, rate: f64, count: usize) -> Resu
 /// Waits, takes one event, writes one line, and so on.
 fn read_naively(baseline: &Baseline, path: &Path, ended: &AtomicBool, cpu_ns: &AtomicU64) -> Result<()> {
     let mut reader = RingReader::new(&baseline.maps()[0], RING_BYTES as usize)?;
-    let mut file = File::options().append(true).open(path).context("open a file for events")?;
-    let begin = cpu_time_ns("/proc/thread-self/stat")?;
+    let mut file = File::options()
+        .append(true)
+        .open(path)
+        .context("open a file for events")?;
+    let begin = thread_time_ns(Path::new("/proc/thread-self/schedstat"))?;
     loop {
         let is_last = ended.load(Ordering::Relaxed);
         let mut line = None;
@@ -213,7 +249,7 @@ fn read_naively(baseline: &Baseline, path: &Path, ended: &AtomicBool, cpu_ns: &A
             None => {}
         }
     }
-    let used = cpu_time_ns("/proc/thread-self/stat")? - begin;
+    let used = thread_time_ns(Path::new("/proc/thread-self/schedstat"))? - begin;
     cpu_ns.store(used as u64, Ordering::Relaxed);
     Ok(())
 }
@@ -227,7 +263,9 @@ fn line_of(record: &ConnectRecord) -> Line {
         pid: record.pid,
         tid: record.tid,
         uid: record.uid,
-        comm: String::from_utf8_lossy(&record.comm).trim_end_matches('\0').to_owned(),
+        comm: String::from_utf8_lossy(&record.comm)
+            .trim_end_matches('\0')
+            .to_owned(),
         cgroup_id: record.cgroup_id,
         target: record.target,
         rule: record.rule,
@@ -235,16 +273,22 @@ fn line_of(record: &ConnectRecord) -> Line {
     }
 }
 
-/// CPU time that a process or thread has used, from its `stat`: user and system, in clock ticks (proc_pid_stat(5), fields
-/// 14 and 15).
-fn cpu_time_ns(path: &str) -> Result<f64> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-    // The name, in parentheses, may contain anything.
-    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let field = |index: usize| -> Result<f64> {
-        let value = rest.split_whitespace().nth(index - 3).with_context(|| format!("find field {index} of {path}"))?;
-        value.parse().with_context(|| format!("understand field {index} of {path}"))
-    };
-    let ticks = field(14)? + field(15)?;
-    Ok(ticks * 1e9 / rustix::param::clock_ticks_per_second() as f64)
+/// CPU time in nanoseconds that all threads of a process have used: the first number of each one's `schedstat`.
+fn cpu_time_ns(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/task");
+    let mut sum = 0.0;
+    for thread in std::fs::read_dir(&path).with_context(|| format!("read {path}"))? {
+        let thread = thread.with_context(|| format!("read {path}"))?;
+        sum += thread_time_ns(&thread.path().join("schedstat"))?;
+    }
+    Ok(sum)
+}
+
+/// The same of one thread.
+fn thread_time_ns(path: &Path) -> Result<f64> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let first = text.split_whitespace().next().unwrap_or_default();
+    first
+        .parse()
+        .with_context(|| format!("understand {}", path.display()))
 }

@@ -1,8 +1,6 @@
 //! How long the slowest connects take while policies are reloaded and cgroups attached, against quiet.
 
-use std::time::Instant;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use enforcer_common::binding::EventsWanted;
 use enforcer_tests::{
     bench::{
@@ -14,9 +12,7 @@ use enforcer_tests::{
     cgroup::CgroupFixture,
     netns::NetnsFixture,
     place::Place,
-    process::Stream,
 };
-use rustix::process::Signal;
 
 use crate::{
     bench::{self, Bench},
@@ -118,7 +114,10 @@ fn slowest(each: Option<Percentiles>) -> Result<f64> {
 fn during_attaches(bench: &Bench, netns: &NetnsFixture) -> Result<Compared> {
     let prefixes = network::table(ENTRIES, 81);
     let policy = BenchPolicy::new(&prefixes, MIXED)?;
-    let (governed, other) = (CgroupFixture::new("bench-steady")?, CgroupFixture::new("bench-other")?);
+    let (governed, other) = (
+        CgroupFixture::new("bench-steady")?,
+        CgroupFixture::new("bench-other")?,
+    );
     let _governing = governed::govern(&[(&governed, &policy)], EventsWanted::None)?;
     let mut worker = steady(bench, netns, &governed, &policy, &prefixes)?;
     let small = BenchPolicy::new(&network::table(16, 82), MIXED)?;
@@ -138,25 +137,15 @@ fn during_reloads(bench: &Bench, netns: &NetnsFixture) -> Result<Compared> {
     let mut worker = steady(bench, netns, &cgroup, &policy, &prefixes)?;
     let texts = [0, 1].map(|number| {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
-        format!("{text}\n[[rule]]\nname = \"turn\"\nprefix = \"2001:db8:{number}::/48\"\naction = \"reject\"\n")
+        format!(
+            "{text}\n[[rule]]\nname = \"turn\"\nprefix = \"2001:db8:{number}::/48\"\naction = \"reject\"\n"
+        )
     });
     let mut turn = 0;
     let compared = compare(bench, &mut worker, || {
         std::fs::write(&path, &texts[turn % 2]).context("write a policy")?;
         turn += 1;
-        let said = enforcer.lines(Stream::Stderr).len();
-        let begin = Instant::now();
-        enforcer.process().signal(Signal::HUP)?;
-        let line = enforcer
-            .process()
-            .line(Stream::Stderr, said, std::time::Duration::from_secs(60))
-            .context("`enforcer run` does not reload on SIGHUP yet")?;
-        ensure!(
-            line.contains("reloaded"),
-            "`enforcer run` does not reload on SIGHUP yet; after {:?} it says: {line}",
-            begin.elapsed()
-        );
-        Ok(())
+        reload::ask_to_reload(&mut enforcer).map(drop)
     })?;
     enforcer.terminate()?;
     Ok(compared)

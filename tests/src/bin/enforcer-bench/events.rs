@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead as _, BufReader},
+    net::{Ipv6Addr, SocketAddr},
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
@@ -60,7 +61,13 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
 fn cost(bench: &Bench, netns: &NetnsFixture) -> Result<Vec<Row>> {
     let prefixes = network::table(ENTRIES, 61);
     let policy = BenchPolicy::new(&prefixes, MIXED)?;
-    let names = ["bench-empty", "bench-wakeup", "bench-quiet", "bench-silent", "bench-telling"];
+    let names = [
+        "bench-empty",
+        "bench-wakeup",
+        "bench-quiet",
+        "bench-silent",
+        "bench-telling",
+    ];
     let cgroups: Vec<CgroupFixture> = names.into_iter().map(CgroupFixture::new).collect::<Result<_>>()?;
     let _empty = Baseline::empty(&cgroups[0])?;
     let waking = Baseline::event(&cgroups[1], RING_BYTES, 0)?;
@@ -108,7 +115,11 @@ fn cost(bench: &Bench, netns: &NetnsFixture) -> Result<Vec<Row>> {
     })?;
     let connects = ((rounds + 1) * count) as u64;
     let report = telling.finish()?;
-    let counters = report.targets.first().context("find the target's counters")?.counters;
+    let counters = report
+        .targets
+        .first()
+        .context("find the target's counters")?
+        .counters;
     ensure!(
         counters.events == connects && counters.lost == 0,
         "of {connects} connects {} became events and {} were lost",
@@ -123,7 +134,8 @@ fn cost(bench: &Bench, netns: &NetnsFixture) -> Result<Vec<Row>> {
     );
 
     let [empty, waking, quiet, silent, telling] = figures;
-    let difference = |of: &[f64], to: &[f64]| -> Vec<f64> { of.iter().zip(to).map(|(of, to)| of - to).collect() };
+    let difference =
+        |of: &[f64], to: &[f64]| -> Vec<f64> { of.iter().zip(to).map(|(of, to)| of - to).collect() };
     let by_wakeup = difference(&waking, &empty);
     let without = difference(&quiet, &empty);
     let enforcers = difference(&telling, &silent);
@@ -184,7 +196,9 @@ fn latency(bench: &Bench, netns: &NetnsFixture) -> Result<Row> {
     let path = cgroup.relative_path();
     let command = Enforcer::command(&place, ["run", "--cgroup", &path, "--reject", "internet"])?;
     let enforcer = Enforcer::start_writing_to(command, screen)?;
-    enforcer.wait_for_line(Stream::Stderr, Duration::from_secs(60), |line| line.starts_with("enforcing "))?;
+    enforcer.wait_for_line(Stream::Stderr, Duration::from_secs(60), |line| {
+        line.starts_with("enforcing ")
+    })?;
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(File::from(terminal)).lines().map_while(Result::ok) {
@@ -196,16 +210,16 @@ fn latency(bench: &Bench, netns: &NetnsFixture) -> Result<Row> {
     let mut client = Client::start(&Place::new(&cgroup, netns))?;
     let mut times_ms = Vec::new();
     for number in 0..bench.many_rounds() as u16 {
-        let to = format!("2001:db8::{number:x}");
-        let address = to.parse().context("make an address")?;
+        let to = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 7, number), 443));
+        let shown = to.to_string();
         let begin = Instant::now();
-        let answer = client.connect_tcp(std::net::SocketAddr::new(address, 443))?;
+        let answer = client.connect_tcp(to)?;
         ensure!(!answer.ok, "a connect that was to be rejected was not");
         loop {
             let (at, line) = lines
                 .recv_timeout(Duration::from_secs(30))
                 .context("wait for a line on a terminal")?;
-            if line.contains(&to) {
+            if line.contains(&shown) {
                 times_ms.push(at.duration_since(begin).as_secs_f64() * 1e3);
                 break;
             }

@@ -56,9 +56,17 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
                 ("LPM_TRIE", measured.lpm),
                 ("LPM_TRIE and storage", measured.with_storage),
             ] {
-                add_point(&mut lines, &format!("{name}, {}", words(picks)), size, value.median);
+                add_point(
+                    &mut lines,
+                    &format!("{name}, {}", words(picks)),
+                    size,
+                    value.median,
+                );
             }
-            let before = at_250_000.iter().find(|(known, _)| *known == picks).map(|(_, ns)| *ns);
+            let before = at_250_000
+                .iter()
+                .find(|(known, _)| *known == picks)
+                .map(|(_, ns)| *ns);
             outcome.rows.extend(rows(size, picks, &measured, before));
             if size == 250_000 {
                 at_250_000.push((picks, measured.enforcer));
@@ -146,7 +154,12 @@ fn rows(size: usize, picks: Picks, measured: &Measured, at_250_000: Option<Estim
             high: measured.enforcer.high / before.low,
             rounds: measured.enforcer.rounds,
         };
-        let row = Row::fact(id("growth"), format!("{what}: to 250000 entries"), Unit::Ratio, Some(growth));
+        let row = Row::fact(
+            id("growth"),
+            format!("{what}: to 250000 entries"),
+            Unit::Ratio,
+            Some(growth),
+        );
         rows.push(row.goal(Goal::AtMost(1.3)));
     }
     rows
@@ -199,7 +212,9 @@ impl World {
     /// That every program really judges: a connect is rejected where the policy says so, and only there.
     fn check(&self, netns: &NetnsFixture, bench: &Bench) -> Result<()> {
         let count = 100;
-        let rejected = network::destinations(&self.prefixes, Picks::Uniform, count, 7, |to| self.policy.rejects(to));
+        let rejected = network::destinations(&self.prefixes, Picks::Uniform, count, 7, |to| {
+            self.policy.rejects(to)
+        });
         ensure!(rejected.len() == count, "the policy rejects nothing");
         let task = Task::Udp { from: 0, count };
         for (index, worker) in self.workers(netns, bench)?.iter_mut().enumerate() {
@@ -209,7 +224,10 @@ impl World {
         }
         for baseline in &self.baselines[1..] {
             let counted = baseline.counted()?;
-            ensure!(counted == Some(count as u64), "a baseline counted {counted:?} of {count} connects");
+            ensure!(
+                counted == Some(count as u64),
+                "a baseline counted {counted:?} of {count} connects"
+            );
         }
         Ok(())
     }
@@ -241,7 +259,11 @@ impl World {
         }
         let [empty, lpm, with_storage, enforcer] = figures;
         let over_empty = |values: &[f64]| -> Vec<f64> {
-            values.iter().zip(&empty).map(|(value, empty)| value - empty).collect()
+            values
+                .iter()
+                .zip(&empty)
+                .map(|(value, empty)| value - empty)
+                .collect()
         };
         let [lpm, with_storage, enforcer] = [&lpm, &with_storage, &enforcer].map(|it| over_empty(it));
         let estimate = |values: &[f64]| Estimate::of(values).unwrap_or(Estimate::once(f64::NAN));

@@ -23,7 +23,12 @@ use crate::{
 /// Entries of the policy.
 const ENTRIES: usize = 10_000;
 
-const NAMES: [&str; 4] = ["nothing attached", "an empty program", "enforcer", "a filter of packets"];
+const NAMES: [&str; 4] = [
+    "nothing attached",
+    "an empty program",
+    "enforcer",
+    "a filter of packets",
+];
 
 pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     bench.progress("TCP connects on loopback");
@@ -64,7 +69,9 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
         }
     }
     ensure!(
-        packets.counted()?.is_some_and(|packets| packets >= (rounds * count) as u64),
+        packets
+            .counted()?
+            .is_some_and(|packets| packets >= (rounds * count) as u64),
         "the filter of packets has seen too few"
     );
     let [bare, rest @ ..] = figures;

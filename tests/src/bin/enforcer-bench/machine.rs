@@ -36,13 +36,17 @@ impl Machine {
         let governor = fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
         Ok(Self {
             processor: line("model name").unwrap_or_else(|| system.machine().to_string_lossy().into_owned()),
-            cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+            cpus: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
             memory_gib: total.unwrap_or(0).div_ceil(1 << 20),
             virtualised: line("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             kernel: system.release().to_string_lossy().into_owned(),
             governor: governor.map_or_else(|_| "not visible".to_owned(), |text| text.trim().to_owned()),
             mitigations: mitigations()?,
-            jit: fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").is_ok_and(|value| value.trim() != "0"),
+            jit: fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")
+                .is_ok_and(|value| value.trim() != "0"),
         })
     }
 
@@ -50,13 +54,31 @@ impl Machine {
     pub(crate) fn facts(&self) -> [(&'static str, String); 5] {
         let virtualised = if self.virtualised { ", virtual machine" } else { "" };
         [
-            ("machine", format!("{}, {} CPUs, {} GiB{virtualised}", self.processor, self.cpus, self.memory_gib)),
+            (
+                "machine",
+                format!(
+                    "{}, {} CPUs, {} GiB{virtualised}",
+                    self.processor, self.cpus, self.memory_gib
+                ),
+            ),
             ("kernel", self.kernel.clone()),
-            ("BPF", if self.jit { "compiled to machine code" } else { "interpreted" }.to_owned()),
+            (
+                "BPF",
+                if self.jit {
+                    "compiled to machine code"
+                } else {
+                    "interpreted"
+                }
+                .to_owned(),
+            ),
             ("governor", self.governor.clone()),
             (
                 "mitigations",
-                if self.mitigations.is_empty() { "none".to_owned() } else { self.mitigations.join("; ") },
+                if self.mitigations.is_empty() {
+                    "none".to_owned()
+                } else {
+                    self.mitigations.join("; ")
+                },
             ),
         ]
     }

@@ -169,8 +169,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     leave(bench.cpu)?;
     let machine = Machine::find()?;
     table::header(&machine);
-    fs::create_dir_all(&arguments.output)
-        .with_context(|| format!("make {}", arguments.output.display()))?;
+    fs::create_dir_all(&arguments.output).with_context(|| format!("make {}", arguments.output.display()))?;
     let mut worse = Vec::new();
     for group in groups {
         let outcome = if arguments.quick {
@@ -192,7 +191,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         };
         results.write(&arguments.output)?;
     }
-    let all = results::read_all(&arguments.output, &machine, arguments.quick, &GROUPS.map(|group| group.name))?;
+    let all = results::read_all(
+        &arguments.output,
+        &machine,
+        arguments.quick,
+        &GROUPS.map(|group| group.name),
+    )?;
     let text = markdown::tables(&machine, &all);
     write(&arguments.output.join("performance.md"), &text)?;
     plots::draw(&arguments.output, &all)?;
@@ -204,7 +208,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         record::write(&arguments.repository, &all)?;
     }
     if !worse.is_empty() {
-        bail!("worse than twice what is recorded, in {} repeats: {}", record::REPEATS, worse.join(", "));
+        bail!(
+            "worse than twice what is recorded, in {} repeats: {}",
+            record::REPEATS,
+            worse.join(", ")
+        );
     }
     Ok(())
 }

@@ -43,7 +43,10 @@ fn line(row: &Row) -> String {
     } else {
         mark
     };
-    let note = row.note.as_ref().map_or_else(String::new, |note| format!(": {note}"));
+    let note = row
+        .note
+        .as_ref()
+        .map_or_else(String::new, |note| format!(": {note}"));
     // What is only compared with stands apart, as it does on a terminal.
     let what = if what.starts_with(' ') {
         format!("&emsp;{}", what.trim_start())

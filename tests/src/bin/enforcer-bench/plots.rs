@@ -80,9 +80,17 @@ fn draw_one(plot: &Plot, to: &mut String) -> Result<()> {
         }};
     }
     if plot.log_x {
-        lines!(builder.build_cartesian_2d((left..right).log_scale(), 0.0..high).map_err(drawing)?);
+        lines!(
+            builder
+                .build_cartesian_2d((left..right).log_scale(), 0.0..high)
+                .map_err(drawing)?
+        );
     } else {
-        lines!(builder.build_cartesian_2d(left..right, 0.0..high).map_err(drawing)?);
+        lines!(
+            builder
+                .build_cartesian_2d(left..right, 0.0..high)
+                .map_err(drawing)?
+        );
     }
     root.present().map_err(drawing)
 }

@@ -34,13 +34,19 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     let parts: Vec<Vec<Ipv6Net>> = (0..policies)
         .map(|part| prefixes.iter().skip(part).step_by(policies).copied().collect())
         .collect();
-    let parts: Vec<BenchPolicy> = parts.iter().map(|part| BenchPolicy::new(part, MIXED)).collect::<Result<_>>()?;
+    let parts: Vec<BenchPolicy> = parts
+        .iter()
+        .map(|part| BenchPolicy::new(part, MIXED))
+        .collect::<Result<_>>()?;
     let whole = BenchPolicy::new(&prefixes, MIXED)?;
     let above = CgroupFixture::new("bench-policies")?;
     let cgroups: Vec<CgroupFixture> = (0..policies)
         .map(|part| above.child(&part.to_string()))
         .collect::<Result<_>>()?;
-    let (alone, empty) = (CgroupFixture::new("bench-alone")?, CgroupFixture::new("bench-empty")?);
+    let (alone, empty) = (
+        CgroupFixture::new("bench-alone")?,
+        CgroupFixture::new("bench-empty")?,
+    );
     let baseline = Baseline::empty(&empty)?;
     let together: Vec<_> = cgroups.iter().zip(&parts).collect();
     let _of_many = governed::govern(&together, EventsWanted::None)?;
@@ -61,7 +67,9 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     };
     let mut workers = [start(&empty)?, start(&alone)?, start(&cgroups[0])?];
     let procs = cgroups.iter().map(|cgroup| cgroup.path().join("cgroup.procs"));
-    workers[2].run(&Task::Sockets { procs: procs.collect() })?;
+    workers[2].run(&Task::Sockets {
+        procs: procs.collect(),
+    })?;
 
     let mut figures: [Vec<f64>; 3] = Default::default();
     for round in 0..=rounds {
@@ -82,13 +90,25 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     }
     let [empty, one, many] = figures;
     let over_empty = |values: &[f64]| -> Vec<f64> {
-        values.iter().zip(&empty).map(|(value, empty)| value - empty).collect()
+        values
+            .iter()
+            .zip(&empty)
+            .map(|(value, empty)| value - empty)
+            .collect()
     };
     let (one, many) = (over_empty(&one), over_empty(&many));
-    let what = format!("allowed connect, {policies} policies of {} entries by turns", entries / policies);
+    let what = format!(
+        "allowed connect, {policies} policies of {} entries by turns",
+        entries / policies
+    );
     Ok(Outcome {
         rows: vec![
-            Row::fact("policies/ns", what.clone(), Unit::Nanoseconds, Estimate::of(&many)),
+            Row::fact(
+                "policies/ns",
+                what.clone(),
+                Unit::Nanoseconds,
+                Estimate::of(&many),
+            ),
             Row::fact(
                 "policies/one-ns",
                 format!("  one policy of {entries} entries"),

@@ -40,7 +40,9 @@ pub(crate) fn write(repository: &Path, all: &[Results]) -> Result<()> {
     let mut records = read(repository)?;
     for row in all.iter().flat_map(|results| &results.outcome.rows) {
         if let (Unit::Ratio, Some(reached)) = (row.unit, &row.reached) {
-            records.ratios.insert(row.id.clone(), (reached.median * 1e3).round() / 1e3);
+            records
+                .ratios
+                .insert(row.id.clone(), (reached.median * 1e3).round() / 1e3);
         }
     }
     let path = repository.join(FILE);
@@ -73,7 +75,8 @@ impl Records {
     }
 
     fn is_worse(&self, row: &Row) -> bool {
-        let (Some(recorded), Some(reached), Unit::Ratio) = (self.ratios.get(&row.id), &row.reached, row.unit) else {
+        let (Some(recorded), Some(reached), Unit::Ratio) = (self.ratios.get(&row.id), &row.reached, row.unit)
+        else {
             return false;
         };
         // Of how many times less something is, less is worse.
@@ -114,7 +117,11 @@ mod tests {
             (Goal::AtLeast(2.0), 1.6, false),
             (Goal::AtLeast(2.0), 9.0, false),
         ] {
-            assert_eq!(!records().worse(&outcome(goal, ratio)).is_empty(), worse, "{goal:?} {ratio}");
+            assert_eq!(
+                !records().worse(&outcome(goal, ratio)).is_empty(),
+                worse,
+                "{goal:?} {ratio}"
+            );
         }
     }
 

@@ -47,7 +47,8 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     );
     let baseline = Baseline::empty(&empty)?;
     let _governing = governed::govern(&[(&governed, &policy)], EventsWanted::None)?;
-    let programs = [AttachType::Connect6, AttachType::Getpeername6].map(|at| governed::program_at(&governed, at));
+    let programs =
+        [AttachType::Connect6, AttachType::Getpeername6].map(|at| governed::program_at(&governed, at));
     let [connect6, getpeername6] = programs;
     let (connect6, getpeername6) = (connect6?, getpeername6?);
 
@@ -88,8 +89,18 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     }
     Ok(Outcome {
         rows: vec![
-            Row::fact("redirect/connect6-ns", "  redirect: connect6", Unit::Nanoseconds, Estimate::of(&connects)),
-            Row::fact("redirect/getpeername6-ns", "  redirect: getpeername6", Unit::Nanoseconds, Estimate::of(&peers)),
+            Row::fact(
+                "redirect/connect6-ns",
+                "  redirect: connect6",
+                Unit::Nanoseconds,
+                Estimate::of(&connects),
+            ),
+            Row::fact(
+                "redirect/getpeername6-ns",
+                "  redirect: getpeername6",
+                Unit::Nanoseconds,
+                Estimate::of(&peers),
+            ),
             Row::fact(
                 "redirect/programs-ns",
                 "redirected connect of a fresh socket and its getpeername, programs together",
@@ -97,7 +108,9 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
                 Estimate::of(&together),
             )
             .goal(Goal::AtMost(50.0))
-            .held_back_by("what the application asked for is kept in storage of the socket, which the kernel allocates"),
+            .held_back_by(
+                "what the application asked for is kept in storage of the socket, which the kernel allocates",
+            ),
             Row::fact(
                 "redirect/whole",
                 "socket, redirected connect, getpeername, close: to IPv4 directly",
@@ -112,11 +125,21 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
 /// That a connect is really redirected, and the redirect hidden.
 fn check(netns: &enforcer_tests::netns::NetnsFixture, governed: &CgroupFixture) -> Result<()> {
     let receiver = netns.run(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("make a receiver"))?;
-    let to = SocketAddr::new(ASKED.into(), receiver.local_addr().context("ask for the receiver's address")?.port());
+    let to = SocketAddr::new(
+        ASKED.into(),
+        receiver
+            .local_addr()
+            .context("ask for the receiver's address")?
+            .port(),
+    );
     let mut client = enforcer_tests::client::Client::start(&Place::new(governed, netns))?;
     let answer = client.connect_udp(to)?;
     ensure!(
-        answer.ok && answer.peer == Some(to) && answer.local.is_some_and(|local| local.ip().to_canonical().is_ipv4()),
+        answer.ok
+            && answer.peer == Some(to)
+            && answer
+                .local
+                .is_some_and(|local| local.ip().to_canonical().is_ipv4()),
         "the redirect does not act: {answer:?}"
     );
     Ok(())

@@ -80,7 +80,11 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     for round in 0..=rounds {
         let task = task(round);
         let done = run_pumping(&mut enforcer.worker, &task, &mut governing)?;
-        let mut ns = [done.all(enforcer.errno)?.each_ns(), route.each_ns(&task)?, f64::NAN];
+        let mut ns = [
+            done.all(enforcer.errno)?.each_ns(),
+            route.each_ns(&task)?,
+            f64::NAN,
+        ];
         if let Ok(reset) = &mut reset {
             ns[2] = reset.each_ns(&task)?;
         }
@@ -92,7 +96,11 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     }
     let connects = ((rounds + 1) * count) as u64;
     let report = governing.finish()?;
-    let counters = report.targets.first().context("find the target's counters")?.counters;
+    let counters = report
+        .targets
+        .first()
+        .context("find the target's counters")?
+        .counters;
     ensure!(
         counters.events == connects && counters.lost == 0,
         "of {connects} rejected connects {} became events and {} were lost",
@@ -120,8 +128,13 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
         .held_back_by("making and closing the socket, the same for both, is most of it"),
     ];
     let to_reset = |reached| {
-        Row::fact("reject/to-tcp-reset", format!("{what}: to nftables `tcp reset`"), Unit::Ratio, reached)
-            .goal(Goal::AtMost(0.5))
+        Row::fact(
+            "reject/to-tcp-reset",
+            format!("{what}: to nftables `tcp reset`"),
+            Unit::Ratio,
+            reached,
+        )
+        .goal(Goal::AtMost(0.5))
     };
     match reset {
         Ok(_) => rows.extend([
@@ -152,14 +165,30 @@ fn by_route(bench: &Bench, prefixes: &Prefixes, to: &[Ipv6Addr]) -> Result<Refus
         .map(|(prefix, _)| format!("route add unreachable {prefix}\n"))
         .collect();
     feed(&netns, "ip", &["-6", "-batch", "-"], &routes)?;
-    Refused::new(bench, netns, CgroupFixture::new("bench-route")?, libc::EHOSTUNREACH, to)
+    Refused::new(
+        bench,
+        netns,
+        CgroupFixture::new("bench-route")?,
+        libc::EHOSTUNREACH,
+        to,
+    )
 }
 
 /// nftables on the way out, for the sockets of one cgroup.
-fn by_nftables(bench: &Bench, prefixes: &Prefixes, with: &str, errno: i32, to: &[Ipv6Addr]) -> Result<Refused> {
+fn by_nftables(
+    bench: &Bench,
+    prefixes: &Prefixes,
+    with: &str,
+    errno: i32,
+    to: &[Ipv6Addr],
+) -> Result<Refused> {
     let netns = bench::nowhere()?;
     let cgroup = CgroupFixture::new("bench-nftables")?;
-    let elements: Vec<String> = prefixes.as_slice().iter().map(|(prefix, _)| prefix.to_string()).collect();
+    let elements: Vec<String> = prefixes
+        .as_slice()
+        .iter()
+        .map(|(prefix, _)| prefix.to_string())
+        .collect();
     let path = cgroup.relative_path();
     let path = path.trim_start_matches('/');
     let level = path.split('/').count();
@@ -168,7 +197,7 @@ fn by_nftables(bench: &Bench, prefixes: &Prefixes, with: &str, errno: i32, to: &
          set rejected {{ type ipv6_addr; flags interval; auto-merge; elements = {{ {} }} }}\n\
          chain out {{ type filter hook output priority 0; policy accept;\n\
          socket cgroupv2 level {level} \"{path}\" ip6 daddr @rejected meta l4proto tcp reject with {with}\n\
-         }} }}\n",
+         }}\n}}\n",
         elements.join(", ")
     );
     // nft looks for cgroups below /sys/fs/cgroup, where not every machine has version 2.
@@ -192,9 +221,13 @@ fn feed(netns: &NetnsFixture, program: &str, arguments: &[&str], input: &str) ->
         .spawn()
         .with_context(|| format!("run {program}"))?;
     let mut stdin = child.stdin.take().context("write to a program")?;
-    stdin.write_all(input.as_bytes()).with_context(|| format!("write to {program}"))?;
+    stdin
+        .write_all(input.as_bytes())
+        .with_context(|| format!("write to {program}"))?;
     drop(stdin);
-    let output = child.wait_with_output().with_context(|| format!("wait for {program}"))?;
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("wait for {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),
@@ -208,12 +241,14 @@ fn feed(netns: &NetnsFixture, program: &str, arguments: &[&str], input: &str) ->
 fn icmpv6(bench: &Bench, prefixes: &Prefixes, to: &[Ipv6Addr]) -> Row {
     let id = "reject/icmpv6-s";
     let what = "  nftables, `icmpv6 type no-route`, whole connect";
-    let measured = by_nftables(bench, prefixes, "icmpv6 type no-route", libc::ENETUNREACH, to).and_then(|mut refused| {
-        let times: Result<Vec<f64>> = (0..3)
-            .map(|from| Ok(refused.each_ns(&Task::Tcp { from, count: 1 })? / 1e9))
-            .collect();
-        times
-    });
+    let measured = by_nftables(bench, prefixes, "icmpv6 type no-route", libc::ENETUNREACH, to).and_then(
+        |mut refused| {
+            let times: Result<Vec<f64>> = (0..3)
+                .map(|from| Ok(refused.each_ns(&Task::Tcp { from, count: 1 })? / 1e9))
+                .collect();
+            times
+        },
+    );
     match measured {
         Ok(seconds) => Row::fact(id, what, Unit::Seconds, Estimate::of(&seconds)),
         Err(error) => Row::fact(id, what, Unit::Seconds, None).note(format!("{error:#}")),
@@ -232,7 +267,10 @@ fn silence(bench: &Bench, prefixes: &Prefixes, to: &[Ipv6Addr]) -> Row {
         let filter = Baseline::packets(&cgroup, prefixes)?;
         let mut refused = Refused::new(bench, netns, cgroup, libc::ETIMEDOUT, to)?;
         let seconds = refused.each_ns(&Task::Tcp { from: 0, count: 1 })? / 1e9;
-        ensure!(filter.counted()?.is_some_and(|packets| packets > 0), "the filter has seen no packet");
+        ensure!(
+            filter.counted()?.is_some_and(|packets| packets > 0),
+            "the filter has seen no packet"
+        );
         Ok(seconds)
     })();
     match measured {

@@ -109,7 +109,12 @@ pub(crate) struct Row {
 
 impl Row {
     /// A row without a goal.
-    pub(crate) fn fact(id: impl Into<String>, what: impl Into<String>, unit: Unit, reached: Option<Estimate>) -> Self {
+    pub(crate) fn fact(
+        id: impl Into<String>,
+        what: impl Into<String>,
+        unit: Unit,
+        reached: Option<Estimate>,
+    ) -> Self {
         Self {
             id: id.into(),
             what: what.into(),
@@ -155,7 +160,11 @@ impl Row {
             Some(reached) if reached.rounds == 1 => (self.unit.show(reached.median), String::new()),
             Some(reached) => (
                 self.unit.show(reached.median),
-                format!("{} … {}", self.unit.show(reached.low), self.unit.show(reached.high)),
+                format!(
+                    "{} … {}",
+                    self.unit.show(reached.low),
+                    self.unit.show(reached.high)
+                ),
             ),
         };
         [

@@ -27,7 +27,12 @@ impl Results {
 }
 
 /// Of those groups, what was measured on this machine in the same manner, now or before.
-pub(crate) fn read_all(directory: &Path, machine: &Machine, quick: bool, groups: &[&str]) -> Result<Vec<Results>> {
+pub(crate) fn read_all(
+    directory: &Path,
+    machine: &Machine,
+    quick: bool,
+    groups: &[&str],
+) -> Result<Vec<Results>> {
     let mut all = Vec::new();
     for group in groups {
         let path = directory.join(format!("{group}.json"));

@@ -34,7 +34,10 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     let netns = bench::everywhere()?;
     let prefixes = network::table(ENTRIES, 41);
     let policy = BenchPolicy::new(&prefixes, MIXED)?;
-    let cgroups = [CgroupFixture::new("bench-bare")?, CgroupFixture::new("bench-governed")?];
+    let cgroups = [
+        CgroupFixture::new("bench-bare")?,
+        CgroupFixture::new("bench-governed")?,
+    ];
     let _governing = governed::govern(&[(&cgroups[1], &policy)], EventsWanted::None)?;
     let allowed = |to| !policy.rejects(to);
     let count = bench.connects() * 2;
@@ -73,7 +76,11 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
         ));
     }
     let growth = |rates: &[Vec<f64>], at_once: usize| -> Vec<f64> {
-        rates[at_once - 1].iter().zip(&rates[0]).map(|(many, one)| many / one).collect()
+        rates[at_once - 1]
+            .iter()
+            .zip(&rates[0])
+            .map(|(many, one)| many / one)
+            .collect()
     };
     for at_once in 2..=cpus {
         rows.push(
@@ -91,7 +98,10 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
         let medians = rates.iter().filter_map(|rates| Estimate::of(rates));
         Series {
             name: name.to_owned(),
-            points: (1..).map(f64::from).zip(medians.map(|rate| rate.median)).collect(),
+            points: (1..)
+                .map(f64::from)
+                .zip(medians.map(|rate| rate.median))
+                .collect(),
         }
     };
     let plot = Plot {
@@ -116,7 +126,10 @@ fn together(workers: &mut [Worker], count: usize) -> Result<f64> {
     }
     let mut rate = 0.0;
     for worker in workers {
-        let done = worker.answer().context("connect on several CPUs")?.all_connected()?;
+        let done = worker
+            .answer()
+            .context("connect on several CPUs")?
+            .all_connected()?;
         rate += 1e9 / done.each_ns();
     }
     Ok(rate)

@@ -112,7 +112,10 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
 fn start(netns: &NetnsFixture, policy: &Path) -> Result<Started> {
     let cgroup = CgroupFixture::new("bench-start")?;
     let path = cgroup.relative_path();
-    let mut command = Enforcer::command(&Place::outside(netns), ["run", "--cgroup", &path, "--events", "none"])?;
+    let mut command = Enforcer::command(
+        &Place::outside(netns),
+        ["run", "--cgroup", &path, "--events", "none"],
+    )?;
     command.arg("--policy").arg(policy);
     let begin = Instant::now();
     let enforcer = Enforcer::start(command)?;

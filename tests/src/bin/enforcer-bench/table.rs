@@ -23,7 +23,9 @@ pub(crate) fn header(machine: &Machine) {
 pub(crate) fn print(what: &str, rows: &[Row]) {
     println!("\n{what}");
     let header = ["", "goal", "reached", "95 %", ""].map(str::to_owned);
-    let lines: Vec<[String; 5]> = std::iter::once(header).chain(rows.iter().map(Row::cells)).collect();
+    let lines: Vec<[String; 5]> = std::iter::once(header)
+        .chain(rows.iter().map(Row::cells))
+        .collect();
     let widths: [usize; 5] = std::array::from_fn(|column| {
         let of_column = lines.iter().map(|line| line[column].chars().count());
         of_column.max().unwrap_or(0)

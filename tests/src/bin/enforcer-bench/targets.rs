@@ -62,7 +62,9 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
                 Some(Estimate::once(measured.attach_ms)),
             )
             .goal(Goal::AtMost(1.0))
-            .held_back_by("five programs are attached to each, and each waits for the kernel's lock of all cgroups"),
+            .held_back_by(
+                "five programs are attached to each, and each waits for the kernel's lock of all cgroups",
+            ),
         );
     }
     rows.push(controller(&netns, &prefixes, many)?);
@@ -102,12 +104,21 @@ impl Measured {
         let cgroups: Vec<CgroupFixture> = (0..size)
             .map(|number| above.child(&number.to_string()))
             .collect::<Result<_>>()?;
-        let (alone, empty) = (CgroupFixture::new("bench-alone")?, CgroupFixture::new("bench-empty")?);
+        let (alone, empty) = (
+            CgroupFixture::new("bench-alone")?,
+            CgroupFixture::new("bench-empty")?,
+        );
         let baseline = Baseline::empty(&empty)?;
 
-        let begin = Instant::now();
-        let _of_one = governed::govern(&[(&alone, policy)], EventsWanted::None)?;
-        let one = begin.elapsed();
+        let of_one = || -> Result<_> {
+            let begin = Instant::now();
+            let governing = governed::govern(&[(&alone, policy)], EventsWanted::None)?;
+            Ok((governing, begin.elapsed()))
+        };
+        // Loading the programs is most of it, and takes longer when it is done for the first time.
+        let (first, second) = (of_one()?.1, of_one()?.1);
+        let (_of_one, third) = of_one()?;
+        let one = first.min(second).min(third);
         let all: Vec<_> = cgroups.iter().map(|cgroup| (cgroup, policy)).collect();
         let begin = Instant::now();
         let _of_all = governed::govern(&all, EventsWanted::None)?;
@@ -157,7 +168,9 @@ fn controller(netns: &NetnsFixture, prefixes: &[ipnet::Ipv6Net], size: usize) ->
         .collect::<Result<_>>()?;
     for (number, cgroup) in cgroups.iter().enumerate() {
         let within = cgroup.relative_path();
-        text.push_str(&format!("\n[[target]]\nname = \"t{number}\"\ncgroup = \"{within}\"\n"));
+        text.push_str(&format!(
+            "\n[[target]]\nname = \"t{number}\"\ncgroup = \"{within}\"\n"
+        ));
     }
     std::fs::write(&path, text).context("write a policy")?;
     let place = Place::outside(netns);
@@ -166,7 +179,10 @@ fn controller(netns: &NetnsFixture, prefixes: &[ipnet::Ipv6Net], size: usize) ->
     let enforcer = Enforcer::start(command)?;
     let ready = |line: &str| line.starts_with("enforcing ");
     let line = enforcer.wait_for_line(Stream::Stderr, Duration::from_secs(300), ready)?;
-    ensure!(line.contains(&format!("on {size} cgroups")), "enforcer governs something else: {line}");
+    ensure!(
+        line.contains(&format!("on {size} cgroups")),
+        "enforcer governs something else: {line}"
+    );
     let peak = memory::of_process(enforcer.pid())?.peak_mib;
     enforcer.terminate()?;
     Ok(Row::fact(
