@@ -146,7 +146,7 @@ impl Baseline {
     pub fn event(cgroup: &CgroupFixture, ring_bytes: u32, flags: i32) -> Result<Self> {
         let ring = BpfMap::create(MapType::RingBuffer, 0, 0, ring_bytes)?;
         let counter = counter()?;
-        let submit = [
+        let told = [
             vec![copy(R6, R0), copy(R1, R6)],
             // The verifier wants no byte of it read before it is written, and user space would see what was there.
             (0..EVENT_BYTES as i16)
@@ -154,14 +154,14 @@ impl Baseline {
                 .map(|at| put64(R6, at, 0))
                 .collect(),
             vec![set(R2, flags), call(RingbufSubmit)],
+            count(&counter),
         ]
         .concat();
         let program = [
             map(R1, ring.fd()).to_vec(),
             vec![set(R2, EVENT_BYTES), set(R3, 0), call(RingbufReserve)],
-            vec![skip_if(R0, 0, submit.len() as i16)],
-            submit,
-            count(&counter),
+            vec![skip_if(R0, 0, told.len() as i16)],
+            told,
             vec![set(R0, 1), exit()],
         ]
         .concat();

@@ -218,6 +218,12 @@ fn by_loop(bench: &Bench, netns: &NetnsFixture, rate: f64, count: usize) -> Resu
         per_second
     })?;
     let submitted = baseline.counted()?.unwrap_or(0);
+    let text = std::fs::read_to_string(file.path()).context("read events")?;
+    ensure!(
+        text.lines().count() as u64 == submitted,
+        "of {submitted} events {} have lines",
+        text.lines().count()
+    );
     Ok(Tried {
         lost: count as u64 - submitted,
         per_second,
