@@ -84,16 +84,28 @@ pub(super) fn address<T>(of: *const T) -> u64 {
     of.addr() as u64
 }
 
-/// Lets this process have as many descriptors as it may, and, for kernels before 5.11, lock as much memory.
+/// Descriptors that thousands of governed cgroups take, six each, with some to spare.
+const DESCRIPTORS: u64 = 1 << 16;
+
+/// Lets this process and what it starts have as many descriptors as are needed, or as it may, and, for kernels before 5.11,
+/// lock as much memory as it may.
 pub fn raise_limits() {
-    for resource in [Resource::Memlock, Resource::Nofile] {
+    for (resource, wanted) in [(Resource::Memlock, None), (Resource::Nofile, Some(DESCRIPTORS))] {
         let hard = rustix::process::getrlimit(resource).maximum;
-        let raised = Rlimit {
-            current: hard,
-            maximum: hard,
+        // Beyond the hard limit takes CAP_SYS_RESOURCE. What may not be raised need not be: what then fails says so.
+        let more = match (hard, wanted) {
+            (Some(hard), Some(wanted)) => Some(hard.max(wanted)),
+            _ => hard,
         };
-        // What may not be raised need not be: what then fails says so.
-        let _ = setrlimit(resource, raised);
+        for limit in [more, hard] {
+            let raised = Rlimit {
+                current: limit,
+                maximum: limit,
+            };
+            if setrlimit(resource, raised).is_ok() {
+                break;
+            }
+        }
     }
 }
 

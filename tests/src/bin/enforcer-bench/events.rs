@@ -88,7 +88,7 @@ fn cost(bench: &Bench, netns: &NetnsFixture) -> Result<Vec<Row>> {
     }
     let task = Task::Udp { from: 0, count };
     let mut figures: [Vec<f64>; 5] = Default::default();
-    let read = [AtomicU64::new(0), AtomicU64::new(0)];
+    let read = [Reading::default(), Reading::default()];
     let ended = AtomicBool::new(false);
     let rounds = bench.rounds();
     thread::scope(|scope| -> Result<()> {
@@ -111,7 +111,7 @@ fn cost(bench: &Bench, netns: &NetnsFixture) -> Result<Vec<Row>> {
                     for (baseline, read) in [&waking, &quiet].into_iter().zip(&read) {
                         eventually("a reader of events", PATIENCE, || {
                             let submitted = baseline.counted().unwrap_or_default();
-                            submitted == Some(read.load(Ordering::Relaxed))
+                            submitted == Some(read.events.load(Ordering::Relaxed))
                         })?;
                     }
                 }
@@ -154,6 +154,15 @@ fn cost(bench: &Bench, netns: &NetnsFixture) -> Result<Vec<Row>> {
             Estimate::of(&by_wakeup),
         ),
         Row::fact(
+            "events/wakes",
+            "  how many events its reader found when it was woken",
+            Unit::Count,
+            Some(Estimate::once(
+                connects as f64 / read[0].wakes.load(Ordering::Relaxed).max(1) as f64,
+            )),
+        )
+        .note("where something else takes the reader's CPU it is woken rarely, and the wake-up seems cheap"),
+        Row::fact(
             "events/quiet-ns",
             "  the same without wake-up, reader never woken",
             Unit::Nanoseconds,
@@ -170,16 +179,24 @@ fn cost(bench: &Bench, netns: &NetnsFixture) -> Result<Vec<Row>> {
     ])
 }
 
+/// What a reader has done.
+#[derive(Default)]
+struct Reading {
+    events: AtomicU64,
+    wakes: AtomicU64,
+}
+
 /// Reads a baseline's events as they come, until that has ended and there are none left.
-fn read_until(baseline: &Baseline, read: &AtomicU64, ended: &AtomicBool) -> Result<()> {
+fn read_until(baseline: &Baseline, read: &Reading, ended: &AtomicBool) -> Result<()> {
     let mut reader = RingReader::new(&baseline.maps()[0], RING_BYTES as usize)?;
     loop {
         let is_last = ended.load(Ordering::Relaxed);
-        reader.wait(READER_PATIENCE)?;
+        let woken = reader.wait(READER_PATIENCE)?;
         let taken = reader.take(usize::MAX, |record| {
             std::hint::black_box(record);
         });
-        read.fetch_add(taken as u64, Ordering::Relaxed);
+        read.events.fetch_add(taken as u64, Ordering::Relaxed);
+        read.wakes.fetch_add(u64::from(woken), Ordering::Relaxed);
         if is_last && taken == 0 {
             return Ok(());
         }

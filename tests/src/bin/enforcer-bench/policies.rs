@@ -59,7 +59,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     let allowed = |to| !whole.rejects(to) && parts.iter().all(|part| !part.rejects(to));
     let rounds = bench.rounds();
     let count = bench.connects();
-    let destinations = network::destinations(&prefixes, Picks::Uniform, count * 10, 13, allowed);
+    let destinations = network::destinations(&prefixes, Picks::Uniform, count * 2, 13, allowed);
     let start = |cgroup| -> Result<Worker> {
         let mut worker = Worker::start(&Place::new(cgroup, &netns), bench.cpu)?;
         worker.load(&destinations)?;
