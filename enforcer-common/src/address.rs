@@ -202,6 +202,49 @@ mod tests {
         }
     }
 
+    /// What else is in the address (the prefix, bits 64 to 71, the suffix) is no part of the IPv4 address.
+    #[test]
+    fn nothing_else_is_taken_for_embedded() {
+        for (prefix_len, embedding) in [
+            (32, "ffff:ffff:c000:221:ffff:ffff:ffff:ffff"),
+            (40, "ffff:ffff:ffc0:2:ff21:ffff:ffff:ffff"),
+            (48, "ffff:ffff:ffff:c000:ff02:21ff:ffff:ffff"),
+            (56, "ffff:ffff:ffff:ffc0:ff00:221:ffff:ffff"),
+            (64, "ffff:ffff:ffff:ffff:ffc0:2:21ff:ffff"),
+            (96, "ffff:ffff:ffff:ffff:ffff:ffff:c000:221"),
+            (0, "ffff:ffff:ffff:ffff:ffff:ffff:c000:221"),
+        ] {
+            let found = embedded_ipv4(&words(embedding), prefix_len);
+            assert_eq!(found, words("::ffff:192.0.2.33"), "{embedding}/{prefix_len}");
+        }
+    }
+
+    #[test]
+    fn exempt_prefixes_are_what_they_are_called() {
+        let found = EXEMPT_PREFIXES.map(|prefix| (words_from_octets(prefix.octets), prefix.prefix_len));
+        let expected = [
+            ("::ffff:0:0", 96),
+            ("::1", 128),
+            ("::", 128),
+            ("fe80::", 10),
+            ("ff00::", 8),
+        ];
+        assert_eq!(found, expected.map(|(address, length)| (words(address), length)));
+        assert_eq!(
+            EXEMPT_PREFIXES.map(|prefix| prefix.rules_allowed),
+            [false, true, true, true, true]
+        );
+    }
+
+    #[test]
+    fn unspecified_is_no_bit_set() {
+        assert!(is_unspecified(&[0; 4]));
+        for bit in 0..128 {
+            let octets = (1_u128 << bit).to_be_bytes();
+            assert!(!is_unspecified(&words_from_octets(octets)), "bit {bit}");
+        }
+    }
+
     #[test]
     fn low_bits_are_taken_bit_by_bit() {
         let high = words("2001:db8::");
@@ -211,7 +254,11 @@ mod tests {
             let expected = (0x2001_0db8_u128 << 96) | ((1_u128 << width) - 1);
             assert_eq!(bits, expected, "{width}");
         }
-        assert_eq!(with_low_bits(&[0; 4], &low, 128), low);
+        for width in 0..=128 {
+            let bits = u128::from_be_bytes(octets_from_words(with_low_bits(&[0; 4], &low, width)));
+            let expected = u128::MAX.checked_shr(128 - u32::from(width)).unwrap_or(0);
+            assert_eq!(bits, expected, "{width}");
+        }
     }
 
     #[test]

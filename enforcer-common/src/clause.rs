@@ -337,6 +337,8 @@ pub const fn rollout_below(percent: u8) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros as _;
+
     use super::*;
 
     #[test]
@@ -387,6 +389,85 @@ mod tests {
     fn a_larger_share_only_adds() {
         assert!((0..100).all(|percent| rollout_below(percent) < rollout_below(percent + 1)));
         assert_eq!(rollout_below(0), 0);
+    }
+
+    /// The second is a known vector of the finalizer; the last two, which have a key, were computed by another program.
+    #[test]
+    fn rollouts_hash_as_they_always_did() {
+        for (salt, key, hash) in [
+            (0, 0, 0),
+            (1, 0, 0x514e_28b7),
+            (0, 1, 0x11fd_02eb),
+            (0xdead_beef, 0x1234_5678, 0xc008_4df0),
+        ] {
+            assert_eq!(rollout_hash(salt, key), hash, "{salt:x} {key:x}");
+        }
+        assert_eq!([25, 50, 100].map(rollout_below), [1 << 30, 1 << 31, u32::MAX]);
+    }
+
+    #[test]
+    fn each_flag_is_a_bit_of_its_own() {
+        let flags = [
+            CLAUSE_AUDIT,
+            CLAUSE_OPAQUE,
+            CLAUSE_UNRESOLVED,
+            CLAUSE_NAME_HIT,
+            CLAUSE_NAME_MISS,
+        ];
+        assert!(flags.iter().all(|flag| flag.count_ones() == 1));
+        assert_eq!(flags.iter().fold(0, |all, flag| all | flag), 0b1_1111);
+    }
+
+    #[test]
+    fn an_entry_holds_its_prefix_length_beside_its_head() {
+        assert_eq!(entry_value(128, 5), 0x8000_0005);
+        assert_eq!(entry_value(48, u32::MAX), 0x30ff_ffff);
+        assert_eq!(NO_ENTRY, 0x00ff_ffff);
+        assert_eq!(NO_CLAUSE & IN_OVERLAY, IN_OVERLAY);
+        assert_eq!((MAX_CLAUSES - 1) | IN_OVERLAY, NO_CLAUSE - 1);
+    }
+
+    #[test]
+    fn a_clause_is_unconditional_without_any_condition() {
+        let unconditional = Clause {
+            next: NO_CLAUSE,
+            port_max: u16::MAX,
+            uid_max: u32::MAX,
+            ..Clause::new_zeroed()
+        };
+        assert!(unconditional.is_unconditional() && unconditional.has_no_condition());
+        type Change = fn(&mut Clause);
+        let conditions: [Change; 7] = [
+            |clause| clause.proto = Proto::Udp as u8,
+            |clause| clause.port_min = 1,
+            |clause| clause.port_max = 1,
+            |clause| clause.uid_min = 1,
+            |clause| clause.uid_max = 1,
+            |clause| (clause.port_min, clause.port_max) = (1, !1),
+            |clause| (clause.uid_min, clause.uid_max) = (1, !1),
+        ];
+        let otherwise: [Change; 5] = [
+            |clause| clause.rollout_by = RolloutBy::Process as u8,
+            |clause| clause.expires_boot_ns = 1,
+            |clause| clause.flags = CLAUSE_AUDIT,
+            |clause| clause.flags = CLAUSE_UNRESOLVED,
+            |clause| clause.flags = CLAUSE_NAME_MISS,
+        ];
+        for (number, change) in conditions.iter().chain(&otherwise).enumerate() {
+            let mut clause = unconditional;
+            change(&mut clause);
+            assert!(!clause.is_unconditional(), "{number}");
+            assert_eq!(clause.has_no_condition(), number >= conditions.len(), "{number}");
+        }
+        for flags in [CLAUSE_OPAQUE, CLAUSE_NAME_HIT] {
+            assert!(
+                Clause {
+                    flags,
+                    ..unconditional
+                }
+                .is_unconditional()
+            );
+        }
     }
 
     /// Vectors that the hash's authors publish.

@@ -478,3 +478,6 @@ fn destination<T: PolicyTable, C: Circumstances>(
         port: clause.to_port,
     })
 }
+
+#[cfg(test)]
+mod tests;

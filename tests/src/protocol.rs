@@ -134,6 +134,39 @@ pub enum Request {
         /// How long to wait, in milliseconds.
         timeout_ms: u64,
     },
+    /// The same with a blocking `connect(2)`.
+    ReconnectBlocking {
+        /// Its identifier.
+        id: u32,
+        /// Where to.
+        to: SocketAddr,
+        /// How long to wait, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Make a held socket listen.
+    Listen {
+        /// Its identifier.
+        id: u32,
+    },
+    /// Accept one connection on a held socket, send it something, and close it; [`Answer::peer`] and [`Answer::local`] are
+    /// those of the connection.
+    Accept {
+        /// Its identifier.
+        id: u32,
+        /// What to send.
+        send: String,
+        /// How long to wait for a connection, in milliseconds.
+        timeout_ms: u64,
+    },
+    /// Shut down one direction of a held socket, or both.
+    Shutdown {
+        /// Its identifier.
+        id: u32,
+        /// Whether nothing more is read.
+        read: bool,
+        /// Whether nothing more is written.
+        write: bool,
+    },
     /// Dissolve the connection of a held socket: connect it to `AF_UNSPEC`.
     Disconnect {
         /// Its identifier.
@@ -322,6 +355,7 @@ pub fn errno_name(number: i32) -> String {
         (None, libc::ENOPROTOOPT) => "ENOPROTOOPT",
         (None, libc::ENOSYS) => "ENOSYS",
         (None, libc::ENOTCONN) => "ENOTCONN",
+        (None, libc::EPIPE) => "EPIPE",
         (None, libc::EPROTONOSUPPORT) => "EPROTONOSUPPORT",
         (None, _) => return format!("errno {number}"),
     };

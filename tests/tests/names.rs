@@ -236,6 +236,8 @@ fn names_that_share_an_address_share_their_twins_and_a_name_without_any_is_told(
                     .collect();
                 twins(answers.iter().map(|(name, answers)| Claim {
                     name,
+                    resolver: Resolver::Host,
+                    allow_private: false,
                     answers,
                     without_twin: WithoutTwin::Allow,
                 }))

@@ -6,7 +6,10 @@ use std::{
     ffi::CStr,
     fs, io,
     net::{IpAddr, Ipv4Addr, UdpSocket},
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    os::unix::{
+        fs::MetadataExt as _,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -16,6 +19,7 @@ use enforcer::names::{Change, Families, Follower, Note, Options, Request, Resolv
 use enforcer_tests::{
     cgroup::CgroupFixture,
     client::Client,
+    deprive::{Deprivation, deprive},
     enforcer::Enforcer,
     lab::Nameserver,
     netns::NetnsFixture,
@@ -26,7 +30,7 @@ use rustix::{
     fs::{CWD, FileType, Mode, OFlags, mkdir, mknodat, open, symlink},
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     process::{Pid, Signal},
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::{CapabilitySet, UnshareFlags, unshare_unsafe},
 };
 use tokio::{runtime, time::timeout};
 
@@ -327,6 +331,9 @@ fn a_helper_that_asks_has_no_privilege_and_ends_with_who_started_it() {
             assert_eq!(status(pid, "Uid").unwrap(), "65534 65534 65534 65534");
             assert_eq!(status(pid, "Gid").unwrap(), "65534 65534 65534 65534");
             assert_eq!(status(pid, "Groups").unwrap(), "");
+            // What may not be traced or dumped has files in /proc that belong to root, whoever it runs as.
+            let owner = fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid();
+            assert_eq!(owner, 0);
             let netns = |pid| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
             let members = target.cgroup.processes().unwrap();
             assert_eq!(netns(pid), netns(members[0]));
@@ -352,6 +359,31 @@ fn a_helper_whose_parent_is_another_does_nothing() {
         String::from_utf8(said.stdout).unwrap(),
         "{\"unable\":{\"why\":\"the process that wanted to know is gone\"}}\n"
     );
+}
+
+/// Whoever stays root owns what root owns, without any capability.
+#[test]
+fn a_helper_that_cannot_become_nobody_asks_nobody() {
+    let target = Target::new(Etc::File);
+    for lost in [CapabilitySet::SETUID, CapabilitySet::SETGID] {
+        let mut command = Command::new(Enforcer::program().unwrap());
+        command
+            .args([
+                "ask-inside",
+                "--parent",
+                &std::process::id().to_string(),
+                "--cgroup",
+            ])
+            .arg(target.cgroup.path())
+            .args(["--", NAME]);
+        deprive(&mut command, Deprivation::Capabilities(lost));
+        let said = command.output().unwrap();
+        assert_eq!(
+            String::from_utf8(said.stdout).unwrap(),
+            "{\"unable\":{\"why\":\"cannot become nobody: user 0 without CAP_SETUID and CAP_SETGID stays the owner of \
+             what root owns\"}}\n"
+        );
+    }
 }
 
 #[test]

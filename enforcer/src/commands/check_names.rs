@@ -28,9 +28,15 @@ pub(super) struct Finding {
 pub(super) async fn look_up(rules: &[Rule], options: Options, limit: Duration) -> Vec<Finding> {
     let wanted = wanted(rules);
     let mut follower = Follower::new(options);
-    // The policy has been checked to have no more than there may be.
-    if wanted.is_empty() || follower.follow(wanted.keys().cloned()).is_err() {
+    let Some(first) = wanted.values().min() else {
         return Vec::new();
+    };
+    if let Err(error) = follower.follow(wanted.keys().cloned()) {
+        return vec![Finding {
+            rule: *first,
+            message: error.to_string(),
+            hint: "write the prefixes of some of them instead",
+        }];
     }
     let deadline = Instant::now() + limit;
     let mut missing = BTreeMap::new();

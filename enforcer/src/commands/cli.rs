@@ -36,8 +36,12 @@ Exit codes:
 const RULE_HELP: &str = "\
 Rules:
   PREFIX is an IPv6 prefix or address, or `internet` for 2000::/3 (the public Internet).
-  ADDR is an IPv4 address or [IPv6], with an optional :PORT.
-  Options, after the prefix: ,errno=NAME  ,port=P or P-P (repeatable)  ,proto=tcp or udp  ,name=NAME
+  TO is an IPv4 address or [IPv6], with an optional :PORT; or an IPv4 prefix with as many host bits (low bits are
+  kept); or `embedded`, the IPv4 address inside (RFC 6052).
+  Options, after the prefix or TO:
+    ,port=P or P-P  ,proto=tcp or udp  ,uid=U or U-U    which connects; port and uid may be repeated
+    ,errno=NAME  ,transparent=false                     how they end; whether a redirect shows where it went
+    ,mode=audit  ,expires=2h or RFC 3339  ,name=NAME    only say so; until when; what events call the rule
   The longest prefix wins; at one prefix, the rule with more conditions. Order never matters.
 
 Example:

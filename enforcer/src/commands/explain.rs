@@ -221,7 +221,10 @@ fn answered(
             Failure::new(Exit::Failed, error).hint(Some("this is a mistake in enforcer; please report it"))
         })
     };
-    let notes = now.notes(&groups, names::TARGET, Some(question.address));
+    let notes: BTreeSet<String> = now
+        .notes(&groups, names::TARGET, Some(question.address))
+        .into_values()
+        .collect();
     let mut parts: Vec<Subject> = Vec::new();
     let mut add = |targets: Vec<String>, cases: Vec<Case>| match parts.iter_mut().find(|it| it.cases == cases)
     {

@@ -33,12 +33,13 @@ pub(crate) async fn follow(
     if let Some(error) = forgotten
         && talk != Talk::ErrorsOnly
     {
+        let hint = error.hint();
         console::warning(
             format_args!(
                 "rules that expire after a duration count from now: {:#}",
                 anyhow::Error::new(error)
             ),
-            Some("`--state-dir` names a directory of enforcer's own that can be written"),
+            hint.as_deref(),
         );
     }
     set_targets(&mut living, targets)?;

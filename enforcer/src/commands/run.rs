@@ -132,10 +132,22 @@ pub(crate) async fn run(arguments: &RunArgs) -> Result<ExitCode, Failure> {
             stop => break stop,
         }
         console::note("the last target is gone; waiting for the targets to come back");
-        let resolved = tokio::select! {
-            resolved = resolve_all(&hierarchy, &wanted, true) => resolved?,
-            _ = signals.next() => break Stop::Asked,
-            _ = writer.ended() => break Stop::StreamEnded,
+        let returned = {
+            let mut returning = std::pin::pin!(resolve_all(&hierarchy, &wanted, true));
+            loop {
+                // Names go on being asked for: what comes back must not find answers of long ago.
+                let said = tokio::select! {
+                    resolved = &mut returning => break Ok(resolved?),
+                    _ = signals.next() => break Err(Stop::Asked),
+                    _ = writer.ended() => break Err(Stop::StreamEnded),
+                    said = living.changed() => said,
+                };
+                living::put_into_force(&living, said, &mut governing, Talk::Plain);
+            }
+        };
+        let resolved = match returned {
+            Ok(resolved) => resolved,
+            Err(stop) => break stop,
         };
         settle(&wanted, &resolved, &mut watch)?;
         living::set_targets(&mut living, named_targets(&hierarchy, &wanted, &resolved))?;

@@ -29,7 +29,7 @@ use crate::{
     },
     policy::{
         compiled::CompiledPolicy,
-        overlay::overlay,
+        overlay::{MAX_OVERLAY_CLAUSES, overlay},
         rule::{GroupName, Rule, canary_lists},
     },
     targets::Cgroup,
@@ -99,8 +99,8 @@ struct InForce {
     groups: Vec<GroupName>,
     /// Whose names have answers of their own.
     target: Option<usize>,
-    /// Addresses whose names' rules are left out there, as was said.
-    told_too_long: Vec<Ipv6Addr>,
+    /// Whether it was said that names' rules are left out at some addresses, for each reason there is.
+    told_left_out: [bool; 2],
 }
 
 struct Attached {
@@ -250,7 +250,7 @@ impl Governing {
                 policy: Arc::clone(&target.policy),
                 groups: target.groups.clone(),
                 target: own_answers,
-                told_too_long: Vec::new(),
+                told_left_out: [false; 2],
             });
             self.renew(self.in_force.len() - 1)?;
         }
@@ -290,18 +290,24 @@ impl Governing {
         let answers = self.now.answers(&one.groups, one.target);
         let policy = Arc::new(one.policy.with_live(&live));
         let overlay = overlay(rules, &one.groups, &live, &policy, &answers);
-        for address in &overlay.too_long {
-            if !one.told_too_long.contains(address) {
-                self.said.push(Said {
-                    message: format!(
-                        "more than {MAX_WALK} clauses would have to be tried for {address}: the rules that have its \
-                         name are left out there"
-                    ),
-                    hint: Some("write fewer rules for the prefixes around it".to_owned()),
-                });
+        let left_out = [
+            left_out(
+                &overlay.too_long,
+                format_args!("more than {MAX_WALK} clauses would have to be tried"),
+                "write fewer rules for the prefixes around such addresses",
+            ),
+            left_out(
+                &overlay.no_room,
+                format_args!("names have more addresses than {MAX_OVERLAY_CLAUSES} clauses can hold"),
+                "write fewer rules that have names",
+            ),
+        ];
+        // Once for as long as there are any: which they are, nameservers can change with every answer.
+        for (said, told) in left_out.into_iter().zip(&mut one.told_left_out) {
+            if !std::mem::replace(told, said.is_some()) {
+                self.said.extend(said);
             }
         }
-        one.told_too_long.clone_from(&overlay.too_long);
         let from_boot_ns = clock::boot_now_ns();
         let replaced = self
             .kernel
@@ -418,4 +424,18 @@ impl Governing {
             wanted: self.hub.seen(),
         })
     }
+}
+
+/// What to say of addresses at which the rules of names are left out, if there are any.
+fn left_out(addresses: &[Ipv6Addr], why: std::fmt::Arguments<'_>, hint: &str) -> Option<Said> {
+    let (first, more) = addresses.split_first()?;
+    let whose = if more.is_empty() {
+        first.to_string()
+    } else {
+        format!("{first} and {} more addresses", more.len())
+    };
+    Some(Said {
+        message: format!("{why} for {whose}: rules with a name are left out there"),
+        hint: Some(hint.to_owned()),
+    })
 }

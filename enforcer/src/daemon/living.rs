@@ -15,15 +15,21 @@ use std::{
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::Instant,
+};
 
+mod pace;
+
+use self::pace::Pace;
 use super::{
     expiries::{Expiries, StateError},
     now::{Now, request},
 };
 use crate::{
     events::clock::boot_now_ns,
-    names::{self, Follower, Options},
+    names::{self, Follower, Options, Resolver},
     policy::rule::{GroupName, Rule},
 };
 
@@ -50,6 +56,18 @@ pub struct Said {
     pub hint: Option<String>,
 }
 
+/// Lines that are said at once of names. Nameservers can find something to be said of every address they have.
+const MAX_LINES: usize = 16;
+
+/// What waits to be put into force and said.
+#[derive(Debug, Default)]
+struct Held {
+    /// Whose names changed.
+    resolvers: BTreeSet<Resolver>,
+    due: Option<Instant>,
+    said: Vec<Said>,
+}
+
 /// Follows times and names.
 pub struct Living {
     rules: Arc<[Rule]>,
@@ -59,7 +77,11 @@ pub struct Living {
     /// Readable when the wall clock was set.
     wall_clock: Option<AsyncFd<OwnedFd>>,
     targets: Vec<NamedTarget>,
+    /// What stands and was said, by what stays the same while it stands.
     said: BTreeSet<String>,
+    /// What names changed, until it is time to put it into force.
+    held: Held,
+    pace: Pace,
     expired: BTreeSet<u32>,
 }
 
@@ -92,6 +114,8 @@ impl Living {
             wall_clock,
             targets: Vec::new(),
             said: BTreeSet::new(),
+            held: Held::default(),
+            pace: Pace::default(),
             expired: BTreeSet::new(),
         };
         Ok((living, error))
@@ -147,21 +171,21 @@ impl Living {
                 hint: None,
             });
         }
-        said
+        capped(said)
     }
 
-    /// Waits for a change: for ever, when nothing does. Cancelling loses nothing.
+    /// Waits for a change that is to be put into force: for ever, when nothing does. Changes of names that come faster
+    /// than is good for the kernel wait for each other, a second at most. Cancelling loses nothing.
     pub async fn changed(&mut self) -> Vec<Said> {
         loop {
             let until_expiry = self.until_next_expiry();
             let wall_clock = self.wall_clock.as_ref();
+            let due = self.held.due;
             tokio::select! {
-                change = self.follower.changed(), if self.has_names => {
-                    let said = self.hear(&change);
-                    if !change.changed.is_empty() || !said.is_empty() {
-                        return said;
-                    }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    return capped(std::mem::take(&mut self.held).said);
                 }
+                change = self.follower.changed(), if self.has_names => self.hold(&change),
                 () = clock_set(wall_clock) => {
                     if let Some(timer) = &self.wall_clock {
                         // It was readable because it was cancelled; set again, it waits for the next time.
@@ -230,6 +254,24 @@ impl Living {
         }
     }
 
+    /// Keeps a change until it is time for it.
+    fn hold(&mut self, change: &names::Change) {
+        let said = self.hear(change);
+        let of_changes = change.changed.iter().map(|request| request.resolver);
+        let of_notes = change
+            .notes
+            .iter()
+            .map(|note| note.target().map_or(Resolver::Host, Resolver::Target));
+        // What stands may have changed by a change alone, so whoever there is something to say about is among these.
+        for resolver in of_changes.chain(of_notes) {
+            if self.held.resolvers.insert(resolver) {
+                let due = self.pace.due(resolver, Instant::now());
+                self.held.due = Some(self.held.due.map_or(due, |earlier| earlier.min(due)));
+            }
+        }
+        self.held.said.extend(said);
+    }
+
     /// What to say of a change, each thing once as long as it stays so.
     fn hear(&mut self, change: &names::Change) -> Vec<Said> {
         let mut said: Vec<Said> = change
@@ -244,18 +286,32 @@ impl Living {
         let mut standing = BTreeSet::new();
         for (number, target) in self.targets.iter().enumerate() {
             let whose = Now::is_scoped(&self.rules, &target.groups).then_some(number);
-            let notes = now.notes(&target.groups, Some(number), None).into_iter();
-            standing.extend(notes.map(|note| self.about(whose, note)));
-        }
-        for message in standing.difference(&self.said) {
-            said.push(Said {
-                message: message.clone(),
-                hint: None,
-            });
+            for (key, message) in now.notes(&target.groups, Some(number), None) {
+                let key = self.about(whose, key);
+                if standing.insert(key.clone()) && !self.said.contains(&key) {
+                    said.push(Said {
+                        message: self.about(whose, message),
+                        hint: None,
+                    });
+                }
+            }
         }
         self.said = standing;
         said
     }
+}
+
+/// Not more lines than people read, and how many were left out.
+fn capped(mut said: Vec<Said>) -> Vec<Said> {
+    let more = said.len().saturating_sub(MAX_LINES);
+    if more > 0 {
+        said.truncate(MAX_LINES);
+        said.push(Said {
+            message: format!("… and {more} more such lines"),
+            hint: None,
+        });
+    }
+    said
 }
 
 /// A timer that never fires, but is cancelled when the wall clock is set (`TFD_TIMER_CANCEL_ON_SET`, timerfd_create(2)).
@@ -310,3 +366,6 @@ async fn sleep(duration: Option<Duration>) {
         Some(duration) => tokio::time::sleep(duration).await,
     }
 }
+
+#[cfg(test)]
+mod tests;

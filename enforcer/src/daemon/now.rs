@@ -2,7 +2,7 @@
 //! asks nobody.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::Ipv6Addr,
     sync::Arc,
 };
@@ -12,7 +12,7 @@ use enforcer_common::decide::Mode;
 use crate::{
     events::clock::boot_now_ns,
     names::{
-        self, Families, Request, Resolver,
+        self, Request,
         twins::{self, Claim, Twin, twins},
     },
     policy::{
@@ -35,20 +35,7 @@ pub struct Now {
 /// What is asked for because of a rule, for a target; of this host's nameservers where there is none.
 #[must_use]
 pub fn request(rule: &Rule, target: Option<usize>) -> Option<Request> {
-    let (name, families) = match (&rule.host, &rule.action) {
-        (Some(host), _) => (host.name.clone(), Families::Both),
-        (None, RuleAction::Redirect(RedirectTo::Host { name, .. })) => (name.clone(), Families::Ipv4),
-        (None, _) => return None,
-    };
-    Some(Request {
-        name,
-        families,
-        resolver: match (rule.resolve, target) {
-            (Resolve::Target, Some(target)) => Resolver::Target(target),
-            (Resolve::Host, _) | (_, None) => Resolver::Host,
-        },
-        allow_private: rule.allow_private,
-    })
+    rule.request(target)
 }
 
 impl Now {
@@ -128,7 +115,8 @@ impl Now {
                 } else {
                     match twins.get(&seen.address) {
                         // Whether there are IPv4 addresses is not known yet.
-                        None | Some(Twin::Allow) => Becomes::Absent,
+                        None => Becomes::To(Vec::new()),
+                        Some(Twin::Allow) => Becomes::Absent,
                         Some(Twin::Reject(_)) => Becomes::Rejected,
                         Some(Twin::To(addresses)) => Becomes::To(addresses.clone()),
                     }
@@ -161,60 +149,79 @@ impl Now {
     /// The twins of the addresses of all redirected names, or of those that are redirected in earnest.
     fn twins(&self, groups: &[GroupName], target: Option<usize>, enforced_only: bool) -> twins::Twins {
         let named = self.named(groups, target);
-        let names: Vec<(String, twins::WithoutTwin, &names::Answers)> = named
-            .into_iter()
-            .filter(|(_, rule, _)| matches!(rule.action, RuleAction::Redirect(_)))
-            .filter(|(index, rule, _)| !enforced_only || self.is_enforced(*index, rule))
-            .filter_map(|(_, rule, answers)| {
-                let host = rule.host.as_ref()?;
-                let without_twin = match host.without_twin {
-                    WithoutTwin::Reject => twins::WithoutTwin::Reject,
-                    WithoutTwin::Allow => twins::WithoutTwin::Allow,
-                };
-                Some((host.name.to_string(), without_twin, answers))
-            })
-            .collect();
-        twins(names.iter().map(|(name, without_twin, answers)| Claim {
-            name,
-            answers,
-            without_twin: *without_twin,
-        }))
+        twins(
+            named
+                .iter()
+                .filter(|(_, rule, _)| matches!(rule.action, RuleAction::Redirect(_)))
+                .filter(|(index, rule, _)| !enforced_only || self.is_enforced(*index, rule))
+                .filter_map(|(_, rule, answers)| {
+                    let asked = request(rule, target)?;
+                    let host = rule.host.as_ref()?;
+                    let without_twin = match host.without_twin {
+                        WithoutTwin::Reject => twins::WithoutTwin::Reject,
+                        WithoutTwin::Allow => twins::WithoutTwin::Allow,
+                    };
+                    Some(Claim {
+                        name: host.name.as_str(),
+                        resolver: asked.resolver,
+                        allow_private: asked.allow_private,
+                        answers,
+                        without_twin,
+                    })
+                }),
+        )
     }
 
-    /// What people should know of the names of those groups' rules: of all, or of those that have that address.
+    /// What people should know of the names of those groups' rules: of all, or of those that have that address. By
+    /// what stays the same for as long as it is so, while numbers and addresses in the text may change.
     #[must_use]
     pub fn notes(
         &self,
         groups: &[GroupName],
         target: Option<usize>,
         about: Option<Ipv6Addr>,
-    ) -> BTreeSet<String> {
+    ) -> BTreeMap<String, String> {
         let has_it = |answers: &names::Answers| {
             about.is_none_or(|about| answers.aaaa.iter().any(|seen| seen.address == about))
         };
         let named = self.named(groups, target);
         let named: Vec<_> = named.iter().filter(|(_, _, answers)| has_it(answers)).collect();
         let is_wanted = |note: &twins::Note| match note {
-            twins::Note::Conflict { address, .. } => about.is_none_or(|about| about == *address),
+            twins::Note::Conflict { addresses, .. } => about.is_none_or(|about| addresses.contains(&about)),
             twins::Note::Ipv6Only { name, .. } => named.iter().any(|(_, rule, _)| {
                 let host = rule.host.as_ref();
                 host.is_some_and(|host| host.name.as_str() == name)
             }),
         };
         let twins = self.twins(groups, target, false).notes;
-        let twins = twins.iter().filter(|note| is_wanted(note));
-        let mut notes: BTreeSet<String> = twins.map(ToString::to_string).collect();
+        let mut notes = BTreeMap::new();
+        for note in twins.into_iter().filter(is_wanted) {
+            match note {
+                twins::Note::Conflict { addresses, names } => {
+                    let about = about.map_or(addresses, |about| vec![about]);
+                    let key = names.join("\0");
+                    let note = twins::Note::Conflict {
+                        addresses: about,
+                        names,
+                    };
+                    notes.insert(key, note.to_string());
+                }
+                note @ twins::Note::Ipv6Only { .. } => {
+                    notes.insert(note.to_string(), note.to_string());
+                }
+            }
+        }
         for (_, rule, answers) in &named {
             if let (Some(host), RuleAction::Reject) = (&rule.host, &rule.action)
                 && answers.a_answered
                 && answers.a.is_empty()
                 && !answers.aaaa.is_empty()
             {
-                notes.insert(format!(
-                    "{} has IPv6 addresses only: rejecting connects to them makes them fail at once, and cannot make \
-                     it reachable",
-                    host.name
-                ));
+                let note = twins::Note::Ipv6Only {
+                    name: host.name.to_string(),
+                    without_twin: twins::WithoutTwin::Reject,
+                };
+                notes.insert(note.to_string(), note.to_string());
             }
         }
         notes

@@ -30,7 +30,7 @@ const MAX_HELPERS: usize = 4;
 
 /// There are more names than can be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("cannot follow {count} names: {MAX_NAMES} is the limit")]
+#[error("cannot follow {count} names, each counted once for whoever is asked: {MAX_NAMES} is the limit")]
 pub struct TooManyNames {
     /// How many were given, each once.
     pub count: usize,
@@ -248,7 +248,7 @@ impl Follower {
             .collect();
         // Who has waited longest is asked for first.
         due.sort_unstable();
-        let mut of_targets: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        let mut of_targets: Vec<(usize, u64)> = Vec::new();
         let mut room = MAX_IN_FLIGHT.saturating_sub(self.host_in_flight());
         for (_, number) in due {
             let Some(followed) = self.followed.get(&number) else {
@@ -260,10 +260,10 @@ impl Follower {
                     room -= 1;
                     self.ask_host(number);
                 }
-                Resolver::Target(target) => of_targets.entry(target).or_default().push(number),
+                Resolver::Target(target) => of_targets.push((target, number)),
             }
         }
-        for (target, mut numbers) in of_targets {
+        for (target, mut numbers) in in_turn(of_targets) {
             let busy = self.busy_targets();
             if busy.len() < MAX_HELPERS && !busy.contains(&target) {
                 numbers.truncate(inside::MAX_QUESTIONS);
@@ -310,6 +310,23 @@ impl Follower {
         });
         self.running.insert(task.id(), (Some(target), numbers));
     }
+}
+
+/// What is due, by target: the one that has waited longest comes first, so that none has to wait for others with many
+/// names.
+fn in_turn(due: impl IntoIterator<Item = (usize, u64)>) -> Vec<(usize, Vec<u64>)> {
+    let mut turns: Vec<(usize, Vec<u64>)> = Vec::new();
+    let mut places: HashMap<usize, usize> = HashMap::new();
+    for (target, number) in due {
+        let place = *places.entry(target).or_insert_with(|| {
+            turns.push((target, Vec::new()));
+            turns.len() - 1
+        });
+        if let Some((_, numbers)) = turns.get_mut(place) {
+            numbers.push(number);
+        }
+    }
+    turns
 }
 
 #[cfg(test)]

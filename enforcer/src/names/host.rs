@@ -105,7 +105,9 @@ impl Host {
         // Few miss that file, and the C library does not mind either.
         if let Ok(hosts) = self.hosts.get(|bytes| {
             let mut hosts = Hosts::default();
-            hosts.read_hosts_conf(bytes).map_err(|error| error.to_string())?;
+            hosts
+                .read_hosts_conf(readable(bytes).as_bytes())
+                .map_err(|error| error.to_string())?;
             Ok(Arc::new(hosts))
         }) && let Some(round) = listed(&hosts, name, families)
         {
@@ -115,6 +117,15 @@ impl Host {
             .get(|bytes| Asker::new(ResolvConf::parse(bytes)).map(Arc::new))
             .map(Look::Ask)
     }
+}
+
+/// The lines of a `hosts` file that are text. One that is not, in somebody's comment perhaps, is no reason to do without
+/// the others.
+fn readable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    text.extend(lines.filter_map(|line| str::from_utf8(line).ok()));
+    text
 }
 
 /// Where the addresses of a name come from.
@@ -221,6 +232,28 @@ mod tests {
         fs::rename(folder.path().join("new"), &hosts).unwrap();
         assert_eq!(known(&mut host, "db.example"), None);
         assert!(known(&mut host, "other.example").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_no_text_costs_that_line_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = folder.path().join("hosts");
+        let lines: [&[u8]; 4] = [
+            b"192.0.2.1 first.example\n",
+            b"192.0.2.2 caf\xe9.example # Latin-1\n",
+            b"192.0.2.3 third.example # caf\xe9\n",
+            b"192.0.2.4 last.example",
+        ];
+        fs::write(&hosts, lines.concat()).unwrap();
+        let mut host = Host::new(folder.path().join("resolv.conf"), hosts);
+        fs::write(folder.path().join("resolv.conf"), "nameserver 192.0.2.53\n").unwrap();
+        for (name, is_known) in [
+            ("first.example", true),
+            ("third.example", false),
+            ("last.example", true),
+        ] {
+            assert_eq!(known(&mut host, name).is_some(), is_known, "{name}");
+        }
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
-use super::known::Answers;
+use super::{Resolver, known::Answers};
 
 /// What becomes of an IPv6 address whose name has no IPv4 address at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +25,10 @@ pub enum WithoutTwin {
 pub struct Claim<'a> {
     /// The name.
     pub name: &'a str,
+    /// Who was asked. What others say of the same name is another claim: it may be meant for somebody else.
+    pub resolver: Resolver,
+    /// Whether the answers were trusted with private addresses.
+    pub allow_private: bool,
     /// Its addresses.
     pub answers: &'a Answers,
     /// What becomes of its IPv6 addresses when it has no others.
@@ -54,11 +58,11 @@ pub enum Why {
 /// What a person should know.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Note {
-    /// Several names have the address, and no IPv4 address in common.
+    /// Several names have the addresses, and no IPv4 address in common.
     Conflict {
-        /// The address.
-        address: Ipv6Addr,
-        /// The names, sorted.
+        /// The addresses, sorted.
+        addresses: Vec<Ipv6Addr>,
+        /// The names, sorted: no two notes have the same.
         names: Vec<String>,
     },
     /// The name has IPv6 addresses only.
@@ -73,11 +77,22 @@ pub enum Note {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Conflict { address, names } => write!(
-                f,
-                "{address} belongs to {} and they share no IPv4 address: connects to it are rejected",
-                names.join(" and ")
-            ),
+            Self::Conflict { addresses, names } => {
+                let names = names.join(" and ");
+                match addresses.as_slice() {
+                    [] => Ok(()),
+                    [address] => write!(
+                        f,
+                        "{address} belongs to {names} and they share no IPv4 address: connects to it are rejected"
+                    ),
+                    [first, more @ ..] => write!(
+                        f,
+                        "{first} and {} more belong to {names} and they share no IPv4 address: connects to them are \
+                         rejected",
+                        more.len()
+                    ),
+                }
+            }
             Self::Ipv6Only {
                 name,
                 without_twin: WithoutTwin::Reject,
@@ -106,6 +121,9 @@ pub struct Twins {
     pub notes: Vec<Note>,
 }
 
+/// A name, whom it was asked of, and whether with trust.
+type Asked<'a> = (&'a str, Resolver, bool);
+
 /// One name, after those given twice were put together.
 #[derive(Default)]
 struct Name {
@@ -121,43 +139,66 @@ struct Name {
 #[must_use]
 pub fn twins<'a>(claims: impl IntoIterator<Item = Claim<'a>>) -> Twins {
     let names = by_name(claims);
-    let mut owners: BTreeMap<Ipv6Addr, Vec<(&str, &Name)>> = BTreeMap::new();
-    for (text, name) in &names {
+    let mut owners: BTreeMap<Ipv6Addr, Vec<(Asked<'_>, &Name)>> = BTreeMap::new();
+    for (asked, name) in &names {
         for address in &name.aaaa {
-            owners.entry(*address).or_default().push((text, name));
+            owners.entry(*address).or_default().push((*asked, name));
         }
     }
     let mut found = Twins::default();
+    let mut conflicts: BTreeMap<Vec<String>, Vec<Ipv6Addr>> = BTreeMap::new();
     for (address, owners) in owners {
         if owners.iter().any(|(_, name)| !name.a_answered) {
             continue;
         }
         let twin = twin(&owners);
         if twin == Twin::Reject(Why::Conflict) {
-            found.notes.push(Note::Conflict {
-                address,
-                names: owners.iter().map(|(text, _)| (*text).to_owned()).collect(),
-            });
+            conflicts.entry(labels(&owners)).or_default().push(address);
         }
         found.twins.push((address, twin));
     }
+    let conflicts = conflicts.into_iter();
+    found
+        .notes
+        .extend(conflicts.map(|(names, addresses)| Note::Conflict { addresses, names }));
     found.notes.extend(
         names
             .iter()
             .filter(|(_, name)| name.a_answered && name.all_a.is_empty() && !name.aaaa.is_empty())
-            .map(|(text, name)| Note::Ipv6Only {
+            .map(|((text, ..), name)| Note::Ipv6Only {
                 name: (*text).to_owned(),
                 without_twin: name.without_twin.unwrap_or(WithoutTwin::Reject),
             }),
     );
     found.notes.sort();
+    found.notes.dedup();
     found
 }
 
-fn by_name<'a>(claims: impl IntoIterator<Item = Claim<'a>>) -> BTreeMap<&'a str, Name> {
-    let mut names: BTreeMap<&str, Name> = BTreeMap::new();
+/// What to call each of them: by its name, and where several have that, by whom it was asked of too.
+fn labels(owners: &[(Asked<'_>, &Name)]) -> Vec<String> {
+    let is_shared = |text: &str| owners.iter().filter(|((other, ..), _)| *other == text).count() > 1;
+    let label = |(text, resolver, allow_private): &Asked<'_>| {
+        let mut label = (*text).to_owned();
+        if is_shared(text) {
+            label.push_str(match resolver {
+                Resolver::Host => " as this host resolves it",
+                Resolver::Target(_) => " as its target resolves it",
+            });
+            if *allow_private {
+                label.push_str(" with `allow_private`");
+            }
+        }
+        label
+    };
+    owners.iter().map(|(asked, _)| label(asked)).collect()
+}
+
+fn by_name<'a>(claims: impl IntoIterator<Item = Claim<'a>>) -> BTreeMap<Asked<'a>, Name> {
+    let mut names: BTreeMap<Asked<'_>, Name> = BTreeMap::new();
     for claim in claims {
-        let name = names.entry(claim.name).or_default();
+        let asked = (claim.name, claim.resolver, claim.allow_private);
+        let name = names.entry(asked).or_default();
         name.aaaa
             .extend(claim.answers.aaaa.iter().map(|seen| seen.address));
         name.all_a.extend(claim.answers.a.iter().map(|seen| seen.address));
@@ -169,7 +210,7 @@ fn by_name<'a>(claims: impl IntoIterator<Item = Claim<'a>>) -> BTreeMap<&'a str,
 }
 
 /// The twin of an address that all of these names have.
-fn twin(owners: &[(&str, &Name)]) -> Twin {
+fn twin(owners: &[(Asked<'_>, &Name)]) -> Twin {
     if owners.iter().all(|(_, name)| name.all_a.is_empty()) {
         let wishes = owners.iter().filter_map(|(_, name)| name.without_twin);
         return match wishes.max() {

@@ -15,11 +15,11 @@ use super::{
     live::Live,
     parse::{Report, parse},
     review::{self, Findings},
-    rule::{DEFAULT_GROUP, GroupName, HostName, Origin, Rule, RuleGroups},
+    rule::{DEFAULT_GROUP, GroupName, Origin, Resolve, Rule, RuleGroups},
     source::Source,
     value::{Problem, check_container, check_name, nearest, parse_errno, quote},
 };
-use crate::names::MAX_NAMES;
+use crate::names::{MAX_NAMES, Request};
 
 /// The only version of the file format there is.
 const VERSION: i64 = 1;
@@ -66,7 +66,7 @@ pub(super) fn check(
         check_groups(&document, source, &mut report);
     }
     if let Some(source) = source {
-        check_name_count(&policy.rules, source, &mut report);
+        check_name_count(&policy, source, &mut report);
     }
     for argument in arguments {
         policy.rules.push(rule_of_argument(argument, policy.errno));
@@ -126,16 +126,31 @@ fn number_canaries(rules: &mut [Rule], source: &Source, report: &mut Report) {
     }
 }
 
-/// Names that are followed cost questions all the time.
-fn check_name_count(rules: &[Rule], source: &Source, report: &mut Report) {
-    let mut names: BTreeSet<&HostName> = BTreeSet::new();
-    for rule in rules.iter().filter(|rule| rule.enabled) {
-        names.extend(rule.names());
-        if names.len() > MAX_NAMES {
+/// Names that are followed cost questions all the time: each for each nameserver that it is asked of.
+fn check_name_count(policy: &Policy, source: &Source, report: &mut Report) {
+    let mut requests: BTreeSet<Request> = BTreeSet::new();
+    for rule in policy.rules.iter().filter(|rule| rule.enabled) {
+        let Some(request) = rule.request(None) else {
+            continue;
+        };
+        let users = (0..)
+            .zip(&policy.targets)
+            .filter(|(_, target)| rule.is_in(&target.groups));
+        let mut users = users.map(|(number, _)| number).peekable();
+        if rule.resolve == Resolve::Host || users.peek().is_none() {
+            // Where no target of the file uses it, one of the command line may.
+            requests.insert(request);
+        } else {
+            requests.extend(users.filter_map(|number| rule.request(Some(number))));
+        }
+        if requests.len() > MAX_NAMES {
             let message = format!("the policy has more than {MAX_NAMES} names to look up");
             let place = Some(place_of(&rule.origin, Some(source)));
             let mut diagnostic = Diagnostic::new(Severity::Error, message, place);
-            diagnostic.hint = Some("write the prefixes of some of them instead".to_owned());
+            diagnostic.hint = Some(
+                "write the prefixes of some of them instead; with `resolve = \"target\"` a name counts for each target"
+                    .to_owned(),
+            );
             report.push(diagnostic);
             return;
         }

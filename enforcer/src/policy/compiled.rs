@@ -3,11 +3,10 @@
 //! Only the compiler makes one. It says nothing of names and lines: a clause's rule is an index into the
 //! policy's rules.
 
-use std::net::Ipv6Addr;
+use std::{collections::HashSet, net::Ipv6Addr};
 
 use enforcer_common::{
     address::{AddrWords, octets_from_words},
-    blocks::Block,
     clause::{Clause, DestinationForm, IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, NO_ENTRY, entry_value},
     decide::PolicyTable,
 };
@@ -96,6 +95,53 @@ impl CompiledPolicy {
         longest_match(&self.entries, |entry| entry.prefix, prefix).map_or(NO_CLAUSE, |entry| entry.head)
     }
 
+    /// The heads that answer for the addresses of a prefix, each once, in the order of the addresses.
+    pub(super) fn heads_within(&self, prefix: Ipv6Net) -> Vec<u32> {
+        let last_of = |prefix: Ipv6Net| u128::from(prefix.broadcast());
+        let around = self.head_covering(prefix);
+        let begin = self.entries.partition_point(|entry| entry.prefix < prefix);
+        let within = self.entries[begin..]
+            .iter()
+            .take_while(|entry| prefix.contains(&entry.prefix));
+        let mut heads = Vec::new();
+        let mut seen = HashSet::new();
+        // The first address of which it is not known yet who answers, and the entries around it, the widest first.
+        let mut at = u128::from(prefix.network());
+        let mut open: Vec<&Entry> = Vec::new();
+        let mut answers = |head: u32| {
+            if seen.insert(head) {
+                heads.push(head);
+            }
+        };
+        for entry in within {
+            let first = u128::from(entry.prefix.network());
+            while let Some(narrowest) = open.pop_if(|narrowest| last_of(narrowest.prefix) < first) {
+                let last = last_of(narrowest.prefix);
+                if at <= last {
+                    answers(narrowest.head);
+                    // Something comes after it.
+                    at = last + 1;
+                }
+            }
+            if at < first {
+                answers(open.last().map_or(around, |narrowest| narrowest.head));
+                at = first;
+            }
+            open.push(entry);
+        }
+        let rest = open.iter().rev().map(|entry| (entry.head, last_of(entry.prefix)));
+        for (head, last) in rest.chain([(around, last_of(prefix))]) {
+            if at <= last {
+                answers(head);
+                match last.checked_add(1) {
+                    Some(next) => at = next,
+                    None => break,
+                }
+            }
+        }
+        heads
+    }
+
     /// The clauses of a list, in the order they are tried.
     pub fn list(&self, head: u32) -> impl Iterator<Item = &Clause> {
         let mut index = head;
@@ -112,8 +158,8 @@ impl CompiledPolicy {
     /// whatever is in it, is left out.
     #[must_use]
     pub fn kernel_bytes(&self) -> u64 {
-        let blocks = Tree::new(&self.entries).blocks().len();
-        (blocks * size_of::<Block>() + self.clauses.len() * size_of::<Clause>()) as u64
+        let tree = Tree::new(&self.entries);
+        (size_of_val(tree.blocks()) + size_of_val(self.clauses.as_slice())) as u64
     }
 }
 

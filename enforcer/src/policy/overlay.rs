@@ -53,6 +53,16 @@ pub struct Overlay {
     pub compiled: CompiledPolicy,
     /// Addresses at which so many clauses would have to be tried that their names' rules are left out there.
     pub too_long: Vec<Ipv6Addr>,
+    /// Addresses left out because there is no room: see [`MAX_OVERLAY_CLAUSES`].
+    pub no_room: Vec<Ipv6Addr>,
+}
+
+impl Overlay {
+    /// Whether the rules that have a name are left out at that address.
+    #[must_use]
+    pub fn leaves_out(&self, address: &Ipv6Addr) -> bool {
+        self.too_long.contains(address) || self.no_room.contains(address)
+    }
 }
 
 /// Compiles the answers to the names of those groups' rules, for a policy that was compiled from the same rules.
@@ -87,7 +97,7 @@ pub fn overlay(
         lists: Lists::new(live, IN_OVERLAY),
     };
     let mut entries = Vec::new();
-    let mut too_long = Vec::new();
+    let (mut too_long, mut no_room) = (Vec::new(), Vec::new());
     for (around, index) in of_surroundings {
         if let Some(head) = making.surroundings(index, around) {
             entries.push(Entry { prefix: around, head });
@@ -98,6 +108,10 @@ pub fn overlay(
         let prefix = Ipv6Net::from(address);
         let mut at_prefix = exactly.get(&address).cloned().unwrap_or_default();
         at_prefix.extend(named);
+        if making.lists.len() >= MAX_OVERLAY_CLAUSES {
+            no_room.push(address);
+            continue;
+        }
         match making.address(prefix, address, at_prefix) {
             Some(head) => entries.push(Entry { prefix, head }),
             None => too_long.push(address),
@@ -107,6 +121,7 @@ pub fn overlay(
     Overlay {
         compiled: CompiledPolicy::new(entries, making.lists.into_clauses()),
         too_long,
+        no_room,
     }
 }
 
@@ -143,9 +158,6 @@ struct Making<'a> {
 impl Making<'_> {
     /// The list of an address, unless it would be too long.
     fn address(&mut self, prefix: Ipv6Net, address: Ipv6Addr, mut at_prefix: Vec<u32>) -> Option<u32> {
-        if self.lists.len() >= MAX_OVERLAY_CLAUSES {
-            return None;
-        }
         order_at_prefix(self.rules, &mut at_prefix);
         let wider = Ipv6Net::new(address, 127).ok()?.trunc();
         let tail = self.base.head_covering(wider);

@@ -3,11 +3,11 @@
 //!
 //! The same rules are compiled once for each set of groups in use, and what is found for several is told once.
 
+mod words;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map},
-    fmt,
     net::Ipv6Addr,
-    ops::RangeInclusive,
 };
 
 use enforcer_common::{
@@ -26,6 +26,7 @@ use super::{
     rule::{HostName, RedirectTo, Rule, RuleAction},
     value::quote,
 };
+use words::describe;
 
 /// Something found. Rules are indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -240,46 +241,22 @@ impl Findings {
     fn note_redirect(&mut self, index: u32, rules: &[Rule], compiled: &CompiledPolicy) {
         let rule = &rules[index as usize];
         // What goes to IPv4 is never judged.
-        let (address, port) = match rule.action {
-            RuleAction::Redirect(RedirectTo::Address(to)) => (*to.ip(), to.port()),
-            RuleAction::Redirect(RedirectTo::Prefix(to)) => (to.network(), 0),
+        let (to, port) = match rule.action {
+            RuleAction::Redirect(RedirectTo::Address(to)) => (Ipv6Net::from(*to.ip()), to.port()),
+            RuleAction::Redirect(RedirectTo::Prefix(to)) => (to, 0),
             _ => return,
         };
-        let mut left = Connects::of_rule(rule);
+        let mut connects = Connects::of_rule(rule);
         if port != 0 {
-            left = left.moved_to_port(port);
+            connects = connects.moved_to_port(port);
         }
-        let head = head_for(compiled, address);
-        for clause in compiled.list(head).take(MAX_WALK as usize) {
-            if left.is_empty() {
+        for head in compiled.heads_within(to) {
+            if let Some(finding) = met(index, connects.clone(), head, rules, compiled) {
+                self.found.entry(finding).or_insert(Extent {
+                    prefix: None,
+                    count: 1,
+                });
                 return;
-            }
-            let decider = &rules[clause.rule as usize];
-            if decider.mode == Mode::Audit {
-                continue;
-            }
-            let matched = Connects::of_clause(clause);
-            if left.intersects(&matched) {
-                let finding = if clause.rule == index {
-                    Some(Finding::RedirectOntoItself { rule: index })
-                } else if is_reject(clause) {
-                    Some(Finding::RedirectIntoRejected {
-                        redirect: index,
-                        reject: clause.rule,
-                    })
-                } else {
-                    None
-                };
-                if let Some(finding) = finding {
-                    self.found.entry(finding).or_insert(Extent {
-                        prefix: None,
-                        count: 1,
-                    });
-                    return;
-                }
-            }
-            if decider.is_certain() {
-                left.subtract(&matched);
             }
         }
     }
@@ -336,6 +313,42 @@ fn shadow(rule: &Rule, compiled: &CompiledPolicy) -> Option<(Ipv6Addr, u32)> {
     Some((address, decider.rule))
 }
 
+/// What becomes of connects that a redirect makes, if that is not what it is for: the first clause of a list that may
+/// act on any of them.
+fn met(
+    index: u32,
+    mut left: Connects,
+    head: u32,
+    rules: &[Rule],
+    compiled: &CompiledPolicy,
+) -> Option<Finding> {
+    for clause in compiled.list(head).take(MAX_WALK as usize) {
+        if left.is_empty() {
+            return None;
+        }
+        let decider = &rules[clause.rule as usize];
+        if decider.mode == Mode::Audit {
+            continue;
+        }
+        let matched = Connects::of_clause(clause);
+        if left.intersects(&matched) {
+            if clause.rule == index {
+                return Some(Finding::RedirectOntoItself { rule: index });
+            }
+            if is_reject(clause) {
+                return Some(Finding::RedirectIntoRejected {
+                    redirect: index,
+                    reject: clause.rule,
+                });
+            }
+        }
+        if decider.is_certain() {
+            left.subtract(&matched);
+        }
+    }
+    None
+}
+
 fn head_for(compiled: &CompiledPolicy, address: Ipv6Addr) -> u32 {
     head_of(
         compiled.base_entry(&words_from_octets(address.octets())),
@@ -366,134 +379,5 @@ fn relation(first: &Rule, second: &Rule) -> Relation {
         Relation::Equal
     } else {
         Relation::Compatible
-    }
-}
-
-fn describe(
-    finding: Finding,
-    extent: Extent,
-    rules: &[Rule],
-    place_of: &dyn Fn(&Rule) -> Place,
-) -> Diagnostic {
-    let rule = |index: u32| &rules[index as usize];
-    let name = |index: u32| quote(&rule(index).label);
-    let at = match (extent.prefix, extent.count) {
-        (Some(prefix), 1) => format!("at {prefix}"),
-        (Some(prefix), 2) => format!("at {prefix} and one more prefix"),
-        (Some(prefix), count) => format!("at {prefix} and {} more prefixes", count - 1),
-        // Rules with names have no prefix.
-        (None, _) => match finding {
-            Finding::Tie { first, .. } | Finding::Duplicate { first, .. } => {
-                let host = rule(first).host.as_ref();
-                host.map_or(String::new(), |host| format!("at {}", host.name))
-            }
-            _ => String::new(),
-        },
-    };
-    let (severity, subject, other, message, label, hint) = match finding {
-        Finding::Tie { first, second } => (
-            Severity::Error,
-            second,
-            Some((first, format!("{}: {}", name(first), conditions(rule(first))))),
-            format!("{} and {} tie {at}", name(first), name(second)),
-            Some(format!("{}: {}", name(second), conditions(rule(second)))),
-            "give one rule a condition (`ports`, `proto`, `uid`) that the other has not, or a longer prefix",
-        ),
-        Finding::Duplicate { first, second } => (
-            Severity::Warning,
-            second,
-            Some((first, format!("{} is here", name(first)))),
-            format!("{} is an exact duplicate of {} {at}", name(second), name(first)),
-            None,
-            "remove one of them; the first is the one that events name",
-        ),
-        Finding::WalkTooLong { rule } => (
-            Severity::Error,
-            rule,
-            None,
-            format!(
-                "{} clauses would have to be tried for an address of {}, but {MAX_WALK} is the most",
-                extent.count,
-                extent.prefix.unwrap_or_default()
-            ),
-            Some(
-                "each port range of a rule is a clause, and so is each rule of a covering prefix".to_owned(),
-            ),
-            "join port ranges, or make rules unconditional: nothing is tried after such a rule",
-        ),
-        Finding::TooManyEntries { rule } => (
-            Severity::Error,
-            rule,
-            None,
-            format!(
-                "the policy has {} entries, but {MAX_ENTRIES} is the most",
-                extent.count
-            ),
-            Some("this rule has the most prefixes".to_owned()),
-            "wider prefixes may do; prefixes of groups that no target uses together do not add up",
-        ),
-        Finding::TooManyClauses { rule } => (
-            Severity::Error,
-            rule,
-            None,
-            format!(
-                "the policy has {} clauses, but {MAX_CLAUSES} is the most",
-                extent.count
-            ),
-            None,
-            "each port range and each range of users of a rule is a clause, for each list that it stands in",
-        ),
-        Finding::RedirectOntoItself { rule: index } => (
-            Severity::Error,
-            index,
-            None,
-            format!("{} redirects into its own prefix", name(index)),
-            Some(rule(index).action.to_string()),
-            "redirect to an address outside of it, or allow that address with a rule of its own",
-        ),
-        Finding::RedirectIntoRejected { redirect, reject } => (
-            Severity::Error,
-            redirect,
-            Some((reject, format!("{}: {}", name(reject), conditions(rule(reject))))),
-            format!("{} redirects to where {} rejects", name(redirect), name(reject)),
-            Some(rule(redirect).action.to_string()),
-            "redirect to an address that can be reached, or allow that address with a rule of its own",
-        ),
-    };
-    let mut diagnostic = Diagnostic::new(severity, message, Some(place_of(rule(subject))));
-    diagnostic.label = label;
-    diagnostic.hint = Some(hint.to_owned());
-    diagnostic.related = other
-        .map(|(other, message)| Related {
-            message,
-            place: place_of(rule(other)),
-        })
-        .into_iter()
-        .collect();
-    diagnostic
-}
-
-/// What a rule does, and to which connects.
-fn conditions(rule: &Rule) -> String {
-    let proto = rule
-        .proto
-        .map_or(String::new(), |proto| format!(", proto {proto:?}").to_lowercase());
-    let limits = ranges("ports", &rule.ports) + &ranges("uid", &rule.uids);
-    format!("{}{proto}{limits}", rule.outcome())
-}
-
-fn ranges<N: PartialEq + fmt::Display>(what: &str, ranges: &[RangeInclusive<N>]) -> String {
-    let mut text = String::new();
-    for range in ranges {
-        text += if text.is_empty() { what } else { "" };
-        text += &match (range.start(), range.end()) {
-            (first, last) if first == last => format!(" {first}"),
-            (first, last) => format!(" {first}-{last}"),
-        };
-    }
-    if text.is_empty() {
-        text
-    } else {
-        format!(", {text}")
     }
 }

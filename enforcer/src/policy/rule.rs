@@ -18,6 +18,7 @@ use ipnet::Ipv6Net;
 
 use super::when::{show_duration, show_time};
 pub use crate::names::HostName;
+use crate::names::{Families, Request, Resolver};
 
 /// Name of a group of rules. Targets `use` groups.
 pub type GroupName = String;
@@ -281,6 +282,25 @@ impl Rule {
             _ => None,
         };
         self.host.iter().map(|host| &host.name).chain(to)
+    }
+
+    /// What is asked of nameservers because of it, for the target with that number; of this host's where there is none.
+    #[must_use]
+    pub fn request(&self, target: Option<usize>) -> Option<Request> {
+        let (name, families) = match (&self.host, &self.action) {
+            (Some(host), _) => (host.name.clone(), Families::Both),
+            (None, RuleAction::Redirect(RedirectTo::Host { name, .. })) => (name.clone(), Families::Ipv4),
+            (None, _) => return None,
+        };
+        Some(Request {
+            name,
+            families,
+            resolver: match (self.resolve, target) {
+                (Resolve::Target, Some(target)) => Resolver::Target(target),
+                (Resolve::Host, _) | (_, None) => Resolver::Host,
+            },
+            allow_private: self.allow_private,
+        })
     }
 
     /// Whether it always acts on what it matches: nothing but its conditions can make it as if absent.

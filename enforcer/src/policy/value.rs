@@ -178,6 +178,7 @@ fn net(address: Ipv6Addr, length: u8) -> Result<Ipv6Net, Problem> {
 fn bad_length(text: &str) -> Problem {
     Problem::new(format!("{} has no valid prefix length", quote(text)))
         .label("the length is a number from 0 to 128")
+        .hint("a provider has a /32 often, a site a /48; a single address needs no length")
 }
 
 fn not_a_prefix(text: &str, address: &str) -> Problem {
@@ -218,7 +219,11 @@ fn port(number: i64, text: &str) -> Result<u16, Problem> {
     u16::try_from(number)
         .ok()
         .filter(|port| *port != 0)
-        .ok_or_else(|| Problem::new(format!("{} is not a port", quote(text))).label("ports are 1 to 65535"))
+        .ok_or_else(|| {
+            Problem::new(format!("{} is not a port", quote(text)))
+                .label("ports are 1 to 65535")
+                .hint("a rule without ports is for all of them")
+        })
 }
 
 /// Users: `1000` or `1000-1999`.

@@ -23,6 +23,14 @@ pub(crate) struct Refusal<'row> {
     pub(crate) hint: &'row str,
 }
 
+/// What must come of something that was governed: no panic, connects as before, and this.
+pub(crate) struct Ending<'row> {
+    /// Exit code; `None` where a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// Part of what is said.
+    pub(crate) said: &'row str,
+}
+
 /// The rows that have been tried. Failures are collected, so that one bad row does not hide the others.
 pub(crate) struct Table<'scene> {
     scene: &'scene Scene,
@@ -54,8 +62,31 @@ impl<'scene> Table<'scene> {
     /// Runs the command, whose input is called `input`.
     pub(crate) fn row(&mut self, input: &str, command: Command, refusal: &Refusal<'_>) {
         let finished = Enforcer::start(command).unwrap().finish(PATIENCE).unwrap();
+        let wrong = faults(&finished, &finished.stderr.join("\n"), refusal);
+        // Warnings and notes may come first.
+        let mut lines = finished.stderr.iter();
+        let first = lines.find(|line| line.contains("error: "));
+        self.note(input, &finished, first, wrong);
+    }
+
+    /// Takes what came of something that was governed.
+    pub(crate) fn ended(&mut self, input: &str, finished: &Finished, ending: &Ending<'_>) {
         let said = finished.stderr.join("\n");
-        let mut wrong = faults(&finished, &said, refusal);
+        let mut wrong = Vec::new();
+        if finished.status.code() != ending.code {
+            wrong.push(format!("{}, not {:?}", finished.status, ending.code));
+        }
+        if said.contains("panicked") {
+            wrong.push("it panicked".to_owned());
+        }
+        if !said.contains(ending.said) {
+            wrong.push(format!("no word of {:?}", ending.said));
+        }
+        self.note(input, finished, finished.stderr.last(), wrong);
+    }
+
+    /// Adds a row with the line to be shown, and whatever is wrong with it.
+    fn note(&mut self, input: &str, finished: &Finished, line: Option<&String>, mut wrong: Vec<String>) {
         if let Err(error) = self.scene.connects(&mut self.client, A) {
             wrong.push(format!("something stayed attached: {error:#}"));
         }
@@ -63,11 +94,6 @@ impl<'scene> Table<'scene> {
         if !below.is_empty() {
             wrong.push(format!("cgroups stayed: {below:?}"));
         }
-        // Warnings and notes may come first.
-        let mut lines = finished.stderr.iter();
-        let first = lines
-            .find(|line| line.contains("error: "))
-            .map_or("", String::as_str);
         let code = finished.status.code();
         let code = code.map_or_else(|| "-".to_owned(), |code| code.to_string());
         let (input_width, _) = SHOWN;
@@ -75,11 +101,12 @@ impl<'scene> Table<'scene> {
             self.shown,
             "  {:<input_width$}  {code:>3}  {}",
             shortened(input, SHOWN.0),
-            shortened(first, SHOWN.1)
+            shortened(line.map_or("", String::as_str), SHOWN.1)
         )
         .unwrap();
         self.rows += 1;
         if !wrong.is_empty() {
+            let said = finished.stderr.join("\n");
             self.wrong.push(format!("{input}: {}\n{said}", wrong.join("; ")));
         }
     }

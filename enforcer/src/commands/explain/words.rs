@@ -257,7 +257,8 @@ pub(super) fn lost(answer: &Answer<'_>, case: &Case, loser: &Loser) -> String {
         ),
         Reason::WithoutTwin => "its name has no IPv4 address, and `without_twin` is \"allow\"".to_owned(),
         Reason::TooManyRules => {
-            "so many rules cover the address that those with a name are left out".to_owned()
+            "so many rules cover the address, or so many addresses have names, that those with a name are left out here"
+                .to_owned()
         }
         Reason::Expired => match rule.expires {
             Some(end @ Expires::At(_)) => format!("it ended at {end}"),

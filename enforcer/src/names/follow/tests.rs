@@ -254,7 +254,9 @@ fn script(folder: &Path, text: &str) {
 
 async fn why_of_target(world: &mut World) -> String {
     loop {
-        let change = world.change().await;
+        // Without a limit on the test's clock, which would pass at once while the end of a process, which takes real
+        // time, is waited for. A helper has one of its own.
+        let change = world.follower.changed().await;
         if let Some(Note::Failed { why, .. }) = change.notes.first() {
             return why.clone();
         }
@@ -273,7 +275,8 @@ async fn a_target_that_is_not_there_is_asked_as_soon_as_it_comes() {
         r#"echo '{"answer":{"number":0,"round":{"aaaa":{"nothing":{"exists":true,"ttl_secs":60}},"a":{"found":{"addresses":["192.0.2.7","127.0.0.1"],"ttl_secs":60}}}}}'"#,
     );
     world.follower.set_target(3, vec![world.folder.path().to_owned()]);
-    let change = world.change().await;
+    // Without a limit, as in `why_of_target`.
+    let change = world.follower.changed().await;
     assert_eq!(change.changed, [of_target("db.example", 3)]);
     assert_eq!(
         shown(&change.notes),
@@ -382,4 +385,15 @@ async fn a_helper_that_is_not_there_is_named() {
         why.starts_with(&format!("cannot start {}", program.display())),
         "{why}"
     );
+}
+
+/// Targets take turns by how long they have waited: not by their numbers, and not by how much they want.
+#[test]
+fn who_has_waited_longest_is_asked_first() {
+    let due = [(7, 70), (1, 10), (7, 71), (3, 30), (1, 11)];
+    assert_eq!(
+        in_turn(due),
+        [(7, vec![70, 71]), (1, vec![10, 11]), (3, vec![30])]
+    );
+    assert_eq!(in_turn([]), []);
 }

@@ -3,7 +3,10 @@
 use std::{error::Error as _, fs, io, io::Write, os::fd::AsFd as _, sync::Arc};
 
 use rustix::{
-    process::{Gid, Signal, Uid, geteuid, getppid, set_parent_process_death_signal},
+    process::{
+        DumpableBehavior, Gid, Signal, Uid, geteuid, getppid, set_dumpable_behavior,
+        set_parent_process_death_signal,
+    },
     thread::{
         CapabilitySet, CapabilitySets, LinkNameSpaceType, capabilities, clear_ambient_capability_set,
         move_into_link_name_space, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
@@ -47,6 +50,11 @@ enum HelperError {
     },
     #[error("cannot give up privileges")]
     Privileges(#[source] io::Error),
+    /// What root owns stays open to user 0, also without a capability.
+    #[error(
+        "cannot become nobody: user 0 without CAP_SETUID and CAP_SETGID stays the owner of what root owns"
+    )]
+    StaysRoot,
     #[error("cannot read {} of process {pid}", file::RESOLV_CONF)]
     Read {
         pid: u32,
@@ -87,11 +95,14 @@ pub async fn answer(job: Job, mut out: impl Write) -> io::Result<()> {
 /// Enters the target and comes back with its resolver, and without privileges.
 fn enter(job: &Job) -> Result<Asker, HelperError> {
     die_with(job.parent)?;
+    undisturbed()?;
     // Namespaces and privileges are a thread's: another one would keep them.
     let threads = fs::read_dir("/proc/self/task").map(Iterator::count);
     if !matches!(threads, Ok(1)) {
         return Err(HelperError::Threads);
     }
+    // Before anything is entered: whoever stays root reads what only root may.
+    let becomes_nobody = may_become_nobody()?;
     let place = process::find(&job.cgroups)?;
     let pid = place.pid;
     move_into_link_name_space(place.netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|error| {
@@ -100,9 +111,11 @@ fn enter(job: &Job) -> Result<Asker, HelperError> {
             source: error.into(),
         }
     })?;
-    give_up_privileges().map_err(HelperError::Privileges)?;
-    // Another user's process does not die with its parent (`commit_creds`, kernel/cred.c): asked for again.
+    give_up_privileges(becomes_nobody).map_err(HelperError::Privileges)?;
+    // For a process that becomes another user's, the kernel forgets both (`commit_creds`, kernel/cred.c): asked for
+    // again.
     die_with(job.parent)?;
+    undisturbed()?;
     // With the rights of nobody: links may lead to what only root may read, in /proc among others.
     let text = file::read_in_root(place.root.as_fd(), file::RESOLV_CONF)
         .map_err(|source| HelperError::Read { pid, source })?;
@@ -117,11 +130,30 @@ fn die_with(parent: u32) -> Result<(), HelperError> {
     if alive { Ok(()) } else { Err(HelperError::Orphan) }
 }
 
-/// No capability, no way to get one, and where it may be chosen, nobody's identity.
-fn give_up_privileges() -> io::Result<()> {
-    set_no_new_privs(true)?;
+/// Lets no other process of the same user trace this one or read its memory: in the target, that user may be anybody.
+fn undisturbed() -> Result<(), HelperError> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| HelperError::Privileges(error.into()))
+}
+
+/// Whether this process is root and can be nobody instead; any other user stays who they are.
+fn may_become_nobody() -> Result<bool, HelperError> {
+    if !geteuid().is_root() {
+        return Ok(false);
+    }
     let identity = CapabilitySet::SETUID | CapabilitySet::SETGID;
-    if geteuid().is_root() && capabilities(None)?.effective.contains(identity) {
+    let held = capabilities(None).map_err(|error| HelperError::Privileges(error.into()))?;
+    if held.effective.contains(identity) {
+        Ok(true)
+    } else {
+        Err(HelperError::StaysRoot)
+    }
+}
+
+/// No capability, no way to get one, and where this was root, nobody's identity.
+fn give_up_privileges(becomes_nobody: bool) -> io::Result<()> {
+    set_no_new_privs(true)?;
+    if becomes_nobody {
         let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
         set_thread_groups(&[])?;
         set_thread_res_gid(gid, gid, gid)?;

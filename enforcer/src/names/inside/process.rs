@@ -40,22 +40,34 @@ pub(super) enum PlaceError {
     },
 }
 
-/// The place of the first process, by number, in one of these cgroups or, where they have none, below.
+/// The place of the process with the lowest number in these cgroups and those below them: who began there.
 pub(super) fn find(cgroups: &[PathBuf]) -> Result<Place, PlaceError> {
     let mut last = PlaceError::NoProcess;
-    let mut directories: VecDeque<PathBuf> = cgroups.iter().cloned().collect();
-    for _ in 0..MAX_CGROUPS {
-        let Some(directory) = directories.pop_front() else {
-            break;
-        };
-        for pid in processes(&directory).unwrap_or_default() {
-            match open(pid, &directory) {
-                Ok(Some(place)) => return Ok(place),
-                // It has ended meanwhile.
-                Ok(None) => {}
-                Err(source) => last = PlaceError::Process { pid, source },
-            }
+    let directories = with_those_below(cgroups);
+    let mut found: Vec<(u32, &Path)> = Vec::new();
+    for directory in &directories {
+        let pids = processes(directory).unwrap_or_default();
+        found.extend(pids.into_iter().map(|pid| (pid, directory.as_path())));
+    }
+    found.sort_unstable();
+    for (pid, directory) in found {
+        match open(pid, directory) {
+            Ok(Some(place)) => return Ok(place),
+            // It has ended meanwhile.
+            Ok(None) => {}
+            Err(source) => last = PlaceError::Process { pid, source },
         }
+    }
+    Err(last)
+}
+
+/// These cgroups, and then those below, within the limit.
+fn with_those_below(cgroups: &[PathBuf]) -> Vec<PathBuf> {
+    let mut directories: VecDeque<PathBuf> = cgroups.iter().cloned().collect();
+    let mut looked_into = Vec::new();
+    while looked_into.len() < MAX_CGROUPS
+        && let Some(directory) = directories.pop_front()
+    {
         let below = fs::read_dir(&directory).into_iter().flatten().flatten();
         directories.extend(
             below
@@ -63,8 +75,9 @@ pub(super) fn find(cgroups: &[PathBuf]) -> Result<Place, PlaceError> {
                 .map(|entry| entry.path())
                 .take(MAX_CGROUPS),
         );
+        looked_into.push(directory);
     }
-    Err(last)
+    looked_into
 }
 
 /// Processes of a cgroup, sorted. Those of another PID namespace have no number here.
@@ -113,7 +126,28 @@ fn open(pid: u32, directory: &Path) -> io::Result<Option<Place>> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
+    use crate::targets::{Hierarchy, test_support};
+
+    /// A process that does nothing until it is dropped.
+    struct Idle(Child);
+
+    impl Idle {
+        fn new() -> Self {
+            let mut command = Command::new("cat");
+            command.stdin(Stdio::piped()).stdout(Stdio::null());
+            Self(command.spawn().unwrap())
+        }
+    }
+
+    impl Drop for Idle {
+        fn drop(&mut self) {
+            let _ended_already = self.0.kill();
+            let _status = self.0.wait();
+        }
+    }
 
     #[test]
     fn a_number_that_was_cut_off_is_no_process() {
@@ -121,7 +155,29 @@ mod tests {
         assert_eq!(numbers("4242"), [] as [u32; 0]);
         assert_eq!(numbers(""), [] as [u32; 0]);
     }
-    use crate::targets::{Hierarchy, test_support};
+
+    #[test]
+    fn the_lowest_number_of_all_cgroups_is_found_wherever_it_is() {
+        const NAME: &str =
+            "names::inside::process::tests::the_lowest_number_of_all_cgroups_is_found_wherever_it_is";
+        if !test_support::is_root(NAME) {
+            return;
+        }
+        let processes = [Idle::new(), Idle::new(), Idle::new()];
+        let mut pids = processes.each_ref().map(|one| one.0.id());
+        pids.sort_unstable();
+        // The folders are looked into in this order; whichever has the lowest number, it is that process.
+        for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+            let folder = tempfile::tempdir().unwrap();
+            let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+            let below = two.join("below");
+            for (directory, which) in [&one, &two, &below].into_iter().zip(order) {
+                fs::create_dir(directory).unwrap();
+                fs::write(directory.join("cgroup.procs"), format!("{}\n", pids[which])).unwrap();
+            }
+            assert_eq!(find(&[one, two]).unwrap().pid, pids[0], "{order:?}");
+        }
+    }
 
     #[test]
     fn without_a_process_there_is_no_place() {

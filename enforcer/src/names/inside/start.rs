@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::BufReader;
+use tokio::io::{AsyncBufRead, BufReader};
 
 use super::{
     super::ask::Round,
@@ -47,9 +47,7 @@ enum StartError {
 /// Dropping the future ends the helper, and so does the end of the calling thread.
 pub(in super::super) async fn ask(program: &Path, cgroups: &[PathBuf], questions: &[Question]) -> Vec<Round> {
     let mut rounds = vec![None; questions.len()];
-    let result = tokio::time::timeout(DEADLINE + GRACE, listen(program, cgroups, questions, &mut rounds))
-        .await
-        .unwrap_or(Err(StartError::Late));
+    let result = talk(program, cgroups, questions, &mut rounds).await;
     let error = result.err().unwrap_or(StartError::Early);
     let cause = error
         .source()
@@ -62,7 +60,8 @@ pub(in super::super) async fn ask(program: &Path, cgroups: &[PathBuf], questions
         .collect()
 }
 
-async fn listen(
+/// Starts a helper, listens to it, and sees it end, whatever it said.
+async fn talk(
     program: &Path,
     cgroups: &[PathBuf],
     questions: &[Question],
@@ -93,7 +92,19 @@ async fn listen(
     let Some(out) = helper.stdout.take() else {
         return Err(spawn(io::Error::from(io::ErrorKind::BrokenPipe)));
     };
-    let mut out = BufReader::new(out);
+    let heard = tokio::time::timeout(DEADLINE + GRACE, listen(BufReader::new(out), questions, rounds)).await;
+    // It has nothing more to do; waiting for its end would be waiting for a stranger.
+    let _ended_already = helper.start_kill();
+    // Its end is collected, so that it does not stay behind as a zombie. SIGKILL cannot be put off.
+    let _status = helper.wait().await;
+    heard.unwrap_or(Err(StartError::Late))
+}
+
+async fn listen(
+    mut out: impl AsyncBufRead + Unpin,
+    questions: &[Question],
+    rounds: &mut [Option<Round>],
+) -> Result<(), StartError> {
     // One line a question, and whatever comes beyond is not read.
     while rounds.iter().any(Option::is_none) {
         match message::read(&mut out).await? {
@@ -113,9 +124,49 @@ async fn listen(
             }
         }
     }
-    // It has nothing more to do; waiting for its end would be waiting for a stranger.
-    let _ended_already = helper.start_kill();
-    // Its end is collected, so that it does not stay behind as a zombie. SIGKILL cannot be put off.
-    let _status = helper.wait().await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::{super::super::Families, *};
+
+    /// A program that leaves its number behind, says that, and goes on for longer than any test.
+    fn stranger(folder: &Path, says: &str) -> PathBuf {
+        let program = folder.join("stranger");
+        let text = format!(
+            "#!/bin/sh\necho $$ > {}/pid\n{says}\nexec sleep 1000\n",
+            folder.display()
+        );
+        // Nobody is writing to it when it is executed: another thread's fork could hold a writer open otherwise.
+        fs::write(folder.join("made"), text).unwrap();
+        fs::copy(folder.join("made"), &program).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_gone_when_its_answer_is_there_whatever_it_was() {
+        let questions = [Question {
+            name: "db.example".parse().unwrap(),
+            families: Families::Ipv4,
+        }];
+        for (says, why) in [
+            ("echo nonsense", "the helper wrote what is no message"),
+            ("echo '{\"unable\":{\"why\":\"no way\"}}'", "no way"),
+            ("exec true", "the helper ended early"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let program = stranger(folder.path(), says);
+            let rounds = ask(&program, &[folder.path().to_owned()], &questions).await;
+            let said = format!("{rounds:?}");
+            assert!(said.contains(why), "{said}");
+            let pid = fs::read_to_string(folder.path().join("pid")).unwrap();
+            // A zombie would still be listed.
+            let process = Path::new("/proc").join(pid.trim());
+            assert!(!process.exists(), "{says}: {}", process.display());
+        }
+    }
 }

@@ -34,6 +34,8 @@ fn answers(aaaa: &[u16], a: &[u8]) -> Answers {
 fn claim<'a>(name: &'a str, answers: &'a Answers) -> Claim<'a> {
     Claim {
         name,
+        resolver: Resolver::Host,
+        allow_private: false,
         answers,
         without_twin: WithoutTwin::Reject,
     }
@@ -209,7 +211,7 @@ fn two_names_in_every_way_they_can_be() {
                     let told = found
                         .notes
                         .iter()
-                        .any(|note| matches!(note, Note::Conflict { address: told, .. } if *told == address));
+                        .any(|note| matches!(note, Note::Conflict { addresses, .. } if addresses.contains(&address)));
                     assert_eq!(told, any, "{case:08b}");
                 }
                 (expected, twin) => panic!("{case:08b}: {expected:?} became {twin:?}"),
@@ -246,6 +248,8 @@ fn any_claims() -> impl Strategy<Value = Vec<(String, Answers, bool)>> {
 fn found(claims: &[(String, Answers, bool)]) -> Twins {
     twins(claims.iter().map(|(name, answers, allow)| Claim {
         name,
+        resolver: Resolver::Host,
+        allow_private: false,
         answers,
         without_twin: if *allow {
             WithoutTwin::Allow
@@ -290,4 +294,39 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn one_name_asked_of_different_nameservers_is_two() {
+    let (ours, theirs) = (answers(&[1, 2], &[1]), answers(&[1, 2], &[2]));
+    let of_target = Claim {
+        resolver: Resolver::Target(3),
+        ..claim("db.example", &theirs)
+    };
+    let found = twins([claim("db.example", &ours), of_target]);
+    let conflict = Twin::Reject(Why::Conflict);
+    assert_eq!(found.twins, [(v6(1), conflict.clone()), (v6(2), conflict)]);
+    assert_eq!(
+        found.notes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "2001:db8::1 and 1 more belong to db.example as this host resolves it and db.example as its target \
+             resolves it and they share no IPv4 address: connects to them are rejected"
+        ]
+    );
+    let trusted = Claim {
+        allow_private: true,
+        ..of_target
+    };
+    let found = twins([of_target, trusted]);
+    assert_eq!(found.twins, [(v6(1), to(&[2])), (v6(2), to(&[2]))]);
+    assert_eq!(found.notes, []);
+}
+
+#[test]
+fn many_addresses_of_the_same_names_are_one_note() {
+    let many: Vec<u16> = (1..=200).collect();
+    let (one, other) = (answers(&many, &[1]), answers(&many, &[2]));
+    let found = twins([claim("a.example", &one), claim("b.example", &other)]);
+    assert_eq!(found.twins.len(), 200);
+    assert_eq!(found.notes.len(), 1, "{:?}", found.notes);
 }

@@ -190,7 +190,7 @@ impl<'policy> Covering<'policy> {
         if is_out_of_users(rule, instance) && self.uid.is_some() {
             return Some(Reason::Uid);
         }
-        if rule.host.is_some() && self.grounds.overlay.too_long.contains(&self.address) {
+        if rule.host.is_some() && self.grounds.overlay.leaves_out(&self.address) {
             return Some(Reason::TooManyRules);
         }
         match self.grounds.becomes(one.index, self.address) {

@@ -111,7 +111,7 @@ impl<'a> Covering<'a> {
                 _ => false,
             },
             Reason::WithoutTwin => self.becomes == Some(&Becomes::Absent),
-            Reason::TooManyRules => grounds.overlay.too_long.contains(&address),
+            Reason::TooManyRules => grounds.overlay.leaves_out(&address),
             Reason::Expired => {
                 let deadline = grounds.live.deadlines_boot_ns.get(&self.index);
                 rule.expires.is_some() && deadline.is_some_and(|deadline| known.boot_ns >= *deadline)

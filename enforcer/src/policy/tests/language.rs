@@ -156,6 +156,15 @@ fn there_are_only_so_many_names() {
     assert_eq!(rules(&named(MAX_NAMES)).len(), MAX_NAMES);
     let too_many = refusal(&named(MAX_NAMES + 1));
     assert!(too_many.contains("more than 4096 names to look up"), "{too_many}");
+    // Asked of their own nameservers, each for each target that uses it; asked of the host's, once.
+    let targets = "[[target]]\nname = \"a\"\ncgroup = \"/a\"\n[[target]]\nname = \"b\"\ncgroup = \"/b\"\n";
+    let of_targets =
+        |count| targets.to_owned() + &named(count).replace(".example\"", ".example\"\nresolve = \"target\"");
+    assert_eq!(rules(&of_targets(MAX_NAMES / 2)).len(), MAX_NAMES / 2);
+    let too_many = refusal(&of_targets(MAX_NAMES / 2 + 1));
+    assert!(too_many.contains("more than 4096 names to look up"), "{too_many}");
+    let shared = targets.to_owned() + &named(MAX_NAMES);
+    assert_eq!(rules(&shared).len(), MAX_NAMES);
 }
 
 #[test]

@@ -389,7 +389,7 @@ proptest! {
         let compiled = compile(&rules, &groups, &Live::default()).expect("no mistake is left").with_live(&live);
         prop_assert_eq!(&compiled, &compile(&rules, &groups, &live).expect("as before"));
         let overlay = overlay(&rules, &groups, &live, &compiled, &answers);
-        prop_assert!(overlay.too_long.is_empty());
+        prop_assert!(overlay.too_long.is_empty() && overlay.no_room.is_empty());
         let table = Layered { base: &compiled, overlay: &overlay.compiled };
         for (address, connect, known) in connects {
             let decision = decide(&table, &known, &connect).expect("a whole table");

@@ -333,14 +333,39 @@ fn is_one_name(a: &Rule, b: &Rule) -> bool {
 /// Whether a redirect makes a connect that would be rejected, or redirected by the same rule again.
 pub(super) fn leads_nowhere(rules: &[Rule], index: usize, groups: &[GroupName]) -> bool {
     let rule = &rules[index];
-    let (address, to_port) = match &rule.action {
-        RuleAction::Redirect(RedirectTo::Address(to)) => (*to.ip(), to.port()),
-        RuleAction::Redirect(RedirectTo::Prefix(to)) => (to.network(), 0),
+    let (to, to_port) = match &rule.action {
+        RuleAction::Redirect(RedirectTo::Address(to)) => (Ipv6Net::from(*to.ip()), to.port()),
+        RuleAction::Redirect(RedirectTo::Prefix(to)) => (*to, 0),
         _ => return false,
     };
     if !rule.enabled || !in_groups(rule, groups) {
         return false;
     }
+    // Where what answers may change: where a prefix begins, and behind where one ends.
+    let exempt = EXEMPT.iter().map(|exempt| parse::<Ipv6Net>(exempt));
+    let all = rules
+        .iter()
+        .flat_map(|rule| rule.prefixes.iter().copied())
+        .chain(exempt);
+    let behind = |prefix: &Ipv6Net| u128::from(prefix.broadcast()).checked_add(1).map(Ipv6Addr::from);
+    let mut addresses = all.flat_map(|prefix| [Some(prefix.network()), behind(&prefix)]);
+    let begins = leads_nowhere_at(rules, index, groups, to.network(), to_port);
+    begins
+        || addresses.any(|address| {
+            address.is_some_and(|address| {
+                to.contains(&address) && leads_nowhere_at(rules, index, groups, address, to_port)
+            })
+        })
+}
+
+fn leads_nowhere_at(
+    rules: &[Rule],
+    index: usize,
+    groups: &[GroupName],
+    address: Ipv6Addr,
+    to_port: u16,
+) -> bool {
+    let rule = &rules[index];
     let there = candidates(rules, groups, None, address);
     let comes_back = |port: u16, protocol: u16, uid: u32| {
         for one in there.iter().filter(|one| one.rule.mode != Mode::Audit) {

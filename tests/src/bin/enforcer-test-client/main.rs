@@ -2,8 +2,8 @@
 //! standard output. It ends when its standard input does.
 //!
 //! It does what it is told, bounds everything in time, and judges nothing. `sockets` makes the connects, `ring` those
-//! through io_uring; `datagrams` sends and receives without any; `sharing` gives sockets to other processes; `crowd` is
-//! many processes.
+//! through io_uring; `streams` connects as most programs do, and listens; `datagrams` sends and receives without any;
+//! `sharing` gives sockets to other processes; `crowd` is many processes.
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +28,7 @@ mod datagrams;
 mod ring;
 mod sharing;
 mod sockets;
+mod streams;
 
 fn main() -> Result<()> {
     let mut client = Client::default();
@@ -155,6 +156,20 @@ impl Client {
                 describe(socket, answer);
                 done?;
             }
+            Request::ReconnectBlocking { id, to, timeout_ms } => {
+                let socket = self.held(id)?;
+                let done = streams::connect_blocking(socket, to, Duration::from_millis(timeout_ms));
+                describe(socket, answer);
+                done?;
+            }
+            Request::Listen { id } => streams::listen(self.held(id)?)?,
+            Request::Accept { id, send, timeout_ms } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                let accepted = streams::accept(self.held(id)?, timeout)?;
+                describe(&accepted, answer);
+                streams::say(&accepted, &send)?;
+            }
+            Request::Shutdown { id, read, write } => streams::shut_down(self.held(id)?, read, write)?,
             Request::Disconnect { id } => {
                 rustix::net::connect_unspec(self.held(id)?)
                     .map_err(|errno| Failure::kernel("connect")(errno.into()))?;
