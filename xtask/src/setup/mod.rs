@@ -25,6 +25,8 @@ pub(crate) enum Purpose {
     Demo,
     /// `cargo xtask lab`
     Lab,
+    /// `cargo xtask bench`
+    Bench,
     /// `cargo xtask test`
     Test,
 }
@@ -35,6 +37,7 @@ impl Purpose {
             Self::Build => "build",
             Self::Demo => "demo",
             Self::Lab => "lab",
+            Self::Bench => "bench",
             Self::Test => "test",
         }
     }

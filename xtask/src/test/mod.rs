@@ -51,6 +51,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         if let Err(error) = tests(&mut runner, extent) {
             runner.check("tests", || Err(format!("{error:#}")));
         }
+        let bench = ["xtask", "bench", "--quick"];
+        runner.command("bench, quick", workspace::cargo().args(bench));
         runner.counted("tests, other kernels", || {
             vm::run(&vm::Args::everything(args.full)).map(Tally::from)
         });
