@@ -212,6 +212,19 @@ pub fn govern(cgroups: &[(&CgroupFixture, &BenchPolicy)], events: EventsWanted) 
     )?)
 }
 
+/// Puts what is known of times and names into force, and waits until that is done.
+///
+/// # Errors
+///
+/// When the kernel refuses any part.
+pub fn follow(governing: &mut Governing, now: Now) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .context("make a runtime")?;
+    runtime.block_on(governing.follow(now))?;
+    Ok(())
+}
+
 /// The one program that is at a cgroup for that.
 ///
 /// # Errors

@@ -32,7 +32,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     let (first, second) = (first?, second?);
     let cycle = || -> Result<()> {
         let mut governing = governed::govern(&[(&cgroup, &first)], EventsWanted::Acted)?;
-        governing.follow(Now::default())?;
+        governed::follow(&mut governing, Now::default())?;
         governing.pump()?;
         governing.finish()?;
         governed::govern(&[(&cgroup, &second)], EventsWanted::Acted)?.finish()?;

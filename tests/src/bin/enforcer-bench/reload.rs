@@ -172,7 +172,7 @@ fn overlay(bench: &Bench, netns: &NetnsFixture) -> Result<Row> {
         let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, round);
         let now = now(&policy, &request, address);
         let begin = Instant::now();
-        governing.follow(now)?;
+        governed::follow(&mut governing, now)?;
         times_ms.push(begin.elapsed().as_secs_f64() * 1e3);
         let before = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, round.wrapping_sub(1));
         let [is, was] = [address, before].map(|to| client.connect_udp((to, 9).into()));
