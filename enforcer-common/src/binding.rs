@@ -17,6 +17,9 @@ pub const FLAG_HAS_OUTER: u8 = 1 << 0;
 pub const FLAG_HAS_INNER: u8 = 1 << 1;
 /// [`Binding::flags`]: pass everything, count and report nothing; but take away what a governed cgroup below has marked.
 pub const FLAG_OFF: u8 = 1 << 2;
+/// [`Binding::flags`]: what a redirect has hidden may be kept of sockets of this cgroup, and must then be forgotten in time.
+/// Where no policy ever redirected, nobody looks.
+pub const FLAG_REDIRECTS: u8 = 1 << 3;
 
 /// Which connects are reported as events. Applied in the kernel, so an unwanted event costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

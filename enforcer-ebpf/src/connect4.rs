@@ -3,14 +3,15 @@
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
-use crate::{judge::PROCEED, maps, sock_addr};
+use crate::{
+    judge::{PROCEED, may_be_redirected},
+    maps, sock_addr,
+};
 
 #[cgroup_sock_addr(connect4)]
 fn enforcer_connect4(context: SockAddrContext) -> i32 {
-    // The call makes the cgroup's storage this program's, too: whoever replaces a program finds the same in all.
-    let _binding = maps::binding();
     // No IPv4 socket was ever redirected.
-    if sock_addr::is_ipv6_socket(&context) {
+    if may_be_redirected(maps::binding()) && sock_addr::is_ipv6_socket(&context) {
         maps::forget_asked_ipv4(&context);
     }
     PROCEED

@@ -5,7 +5,9 @@
 
 use aya_ebpf::{helpers::generated::bpf_set_retval, programs::SockAddrContext};
 use enforcer_common::{
-    binding::{Binding, FLAG_HAS_INNER, FLAG_HAS_OUTER, FLAG_OFF, LAYOUT_VERSION, UNCONFIGURED},
+    binding::{
+        Binding, FLAG_HAS_INNER, FLAG_HAS_OUTER, FLAG_OFF, FLAG_REDIRECTS, LAYOUT_VERSION, UNCONFIGURED,
+    },
     clause::{Action, CLAUSE_OPAQUE},
     counters::Fault,
     decide::{Connect, Mode, TableFault, decide},
@@ -47,7 +49,7 @@ pub(crate) fn judge(context: &SockAddrContext, hook: Hook) -> i32 {
     };
     match outcome {
         Outcome::Proceed => {
-            if matches!(hook, Hook::Connect) {
+            if matches!(hook, Hook::Connect) && may_be_redirected(binding) {
                 maps::forget_asked(context);
             }
             PROCEED
@@ -56,6 +58,12 @@ pub(crate) fn judge(context: &SockAddrContext, hook: Hook) -> i32 {
         // What is kept stays, too: a UDP socket whose connect is refused keeps the peer that it has.
         Outcome::Rejected(errno) => reject(errno),
     }
+}
+
+/// Whether sockets of the cgroup may have something kept that hides a redirect. Looking costs more than half of what deciding does.
+#[inline(always)]
+pub(crate) fn may_be_redirected(binding: &Binding) -> bool {
+    binding.flags & FLAG_REDIRECTS != 0 || globals::fixed_policy() != UNCONFIGURED
 }
 
 /// From each thing that can go wrong to what becomes of the call, written once.

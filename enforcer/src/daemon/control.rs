@@ -9,7 +9,7 @@ use std::{
 };
 
 use enforcer_common::{
-    binding::{Binding, FLAG_HAS_INNER, FLAG_HAS_OUTER, LAYOUT_VERSION},
+    binding::{Binding, FLAG_HAS_INNER, FLAG_HAS_OUTER, FLAG_REDIRECTS, LAYOUT_VERSION},
     clause::{MAX_WALK, text_hash},
     counters::Counters,
 };
@@ -27,7 +27,7 @@ use crate::{
     policy::{
         compiled::CompiledPolicy,
         overlay::{MAX_OVERLAY_CLAUSES, overlay},
-        rule::{GroupName, Rule, canary_lists},
+        rule::{GroupName, Rule, RuleAction, canary_lists},
     },
 };
 
@@ -48,6 +48,8 @@ pub(super) struct Control {
     sharing: Vec<(u32, Sharing)>,
     next_scope: u32,
     now: Now,
+    /// Whether any policy redirects, or ever has: what is kept of a socket then may outlive the policy.
+    redirects: bool,
     /// What people have not been told yet.
     pub(super) said: Vec<Said>,
     /// Cgroups that events may still name, although they are not governed any more.
@@ -103,6 +105,7 @@ impl Control {
             sharing: Vec::new(),
             next_scope: 0,
             now: Now::default(),
+            redirects: false,
             said: Vec::new(),
             left_cgroups: Vec::new(),
         }
@@ -119,11 +122,15 @@ impl Control {
         // What was left to do last time has to be done first: what has left is no part of what follows.
         self.tidy();
         let tallies = self.tallies.with(plan, &self.kernel)?;
+        self.redirects |= plan
+            .rules
+            .iter()
+            .any(|rule| rule.enabled && matches!(rule.action, RuleAction::Redirect(_)));
         let before = self.in_force.clone();
         let was_now = std::mem::replace(&mut self.now, now);
         let switched = self.build(plan).and_then(|slots| {
             self.name(plan);
-            self.switch(&wanted(plan, options, &slots))
+            self.switch(&wanted(plan, options, self.redirects, &slots))
         });
         match switched {
             Ok((attached, left)) => {
@@ -365,8 +372,9 @@ impl Control {
 }
 
 /// What each cgroup of the plan is to be bound to.
-fn wanted(plan: &Plan, options: &StartOptions, slots: &[u32]) -> Vec<Wanted> {
+fn wanted(plan: &Plan, options: &StartOptions, redirects: bool, slots: &[u32]) -> Vec<Wanted> {
     let mut all = Vec::new();
+    let redirects = if redirects { FLAG_REDIRECTS } else { 0 };
     for (target, slot) in plan.targets.iter().zip(slots) {
         let canaries = canary_lists(&plan.rules, &target.name);
         for planned in &target.cgroups {
@@ -381,7 +389,7 @@ fn wanted(plan: &Plan, options: &StartOptions, slots: &[u32]) -> Vec<Wanted> {
                     cgroup_id: planned.cgroup.id(),
                     target: index(target.number),
                     mode: options.mode as u8,
-                    flags: outer | inner,
+                    flags: outer | inner | redirects,
                     events: options.events as u8,
                     canaries,
                     rollout_key: text_hash(target.name.as_bytes()),
