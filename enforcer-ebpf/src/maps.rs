@@ -86,7 +86,6 @@ type Clauses = Array<Line, 1, { BPF_F_INNER_MAP as usize }>;
 static CLAUSES: ArrayOfMaps<Clauses, GENERATIONS> = ArrayOfMaps::new();
 
 /// The maps of one generation.
-#[derive(Clone, Copy)]
 struct Layer {
     entries: &'static Entries,
     clauses: &'static Clauses,
@@ -109,16 +108,15 @@ pub(crate) fn policy(slot: u32) -> Option<KernelTable> {
     // volatile load of all of it: the compiler would make two of 4 bytes, and base and overlay could be of different
     // moments.
     let head = PolicyHead::from_word(unsafe { head.cast::<u64>().read_volatile() });
-    let base = layer(head.generation)?;
-    let overlay = if head.overlay == 0 {
-        base
-    } else {
-        layer(head.overlay)?
-    };
     Some(KernelTable {
         generation: head.generation,
-        base,
-        overlay,
+        base: layer(head.generation)?,
+        // VERIFIER 5.10 and 6.1: with a copy of the base in place of a second lookup they follow a third more.
+        overlay: layer(if head.overlay == 0 {
+            head.generation
+        } else {
+            head.overlay
+        })?,
         has_overlay: head.overlay != 0,
     })
 }
