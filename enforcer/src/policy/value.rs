@@ -177,8 +177,8 @@ fn net(address: Ipv6Addr, length: u8) -> Result<Ipv6Net, Problem> {
 
 fn bad_length(text: &str) -> Problem {
     Problem::new(format!("{} has no valid prefix length", quote(text)))
-        .label("the length is a number from 0 to 128")
-        .hint("a provider has a /32 often, a site a /48; a single address needs no length")
+        .label("no length of an IPv6 prefix")
+        .hint("the length is a number from 0 to 128: a provider has a /32 often, a site a /48; a single address needs none")
 }
 
 fn not_a_prefix(text: &str, address: &str) -> Problem {
