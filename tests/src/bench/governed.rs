@@ -219,6 +219,7 @@ pub fn govern(cgroups: &[(&CgroupFixture, &BenchPolicy)], events: EventsWanted) 
 /// When the kernel refuses any part.
 pub fn follow(governing: &mut Governing, now: Now) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .context("make a runtime")?;
     runtime.block_on(governing.follow(now))?;
