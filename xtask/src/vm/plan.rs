@@ -24,11 +24,11 @@ const TEST_THREADS: &str = "2";
 /// Time for coming up and going down, without KVM and beside another guest.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 /// Time for one test binary.
-const BINARY_LIMIT: Duration = Duration::from_secs(400);
+const BINARY_LIMIT: Duration = Duration::from_secs(900);
 /// The same where containers are started, without KVM.
 const IMAGE_BINARY_LIMIT: Duration = Duration::from_secs(900);
 /// The same with `--full`.
-const BINARY_LIMIT_FULL: Duration = Duration::from_secs(900);
+const BINARY_LIMIT_FULL: Duration = Duration::from_secs(1_800);
 
 /// What there is to boot.
 #[derive(Debug)]
