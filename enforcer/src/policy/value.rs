@@ -221,8 +221,8 @@ fn port(number: i64, text: &str) -> Result<u16, Problem> {
         .filter(|port| *port != 0)
         .ok_or_else(|| {
             Problem::new(format!("{} is not a port", quote(text)))
-                .label("ports are 1 to 65535")
-                .hint("a rule without ports is for all of them")
+                .label("not a port")
+                .hint("ports are 1 to 65535; a rule without ports is for all of them")
         })
 }
 
