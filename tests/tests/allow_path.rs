@@ -23,8 +23,6 @@ use enforcer_tests::{
     },
     cgroup::CgroupFixture,
     client::Client,
-    kernel::support,
-    need::{Need, need_given},
     netns::NetnsFixture,
     place::Place,
     protocol::{Connect, Request, SocketKind},
@@ -146,17 +144,8 @@ fn sockets_of(pid: u32) -> Vec<OwnedFd> {
     sockets
 }
 
-/// Whether everything that the programs share can be read here. On a kernel without `bpf_set_retval` (5.10) that does not
-/// come to an end.
-fn is_readable(test: &str) -> bool {
-    need_given(test, Need::SetRetval, support().set_retval)
-}
-
 #[test]
 fn an_allowed_connect_writes_no_memory_that_cpus_share() {
-    if !is_readable("an_allowed_connect_writes_no_memory_that_cpus_share") {
-        return;
-    }
     let mut world = World::new(EventsWanted::Acted);
     let changed = world.changed_by(|world| {
         world.connect_often(ALLOWED);
@@ -174,9 +163,6 @@ fn an_allowed_connect_writes_no_memory_that_cpus_share() {
 
 #[test]
 fn what_a_verdict_or_an_event_writes_is_seen() {
-    if !is_readable("what_a_verdict_or_an_event_writes_is_seen") {
-        return;
-    }
     let mut world = World::new(EventsWanted::None);
     let changed =
         world.changed_by(|world| assert_eq!(world.connect(SocketKind::Tcp, REDIRECTED, true), "ok"));

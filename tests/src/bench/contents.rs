@@ -25,6 +25,13 @@ use super::{
 const PER_CPU: [u32; 4] = [5, 6, 10, 21];
 const ARRAY_OF_MAPS: u32 = 12;
 const SOCKET_STORAGE: u32 = 24;
+
+/// How many maps are looked up in an array of maps; generations are numbered from 1. Programs cannot write to such an array,
+/// only to the maps in it.
+///
+/// KERNEL before 6.8: each look waits until every running program is done (`maybe_wait_bpf_programs` in
+/// `bpf_map_copy_value`, kernel/bpf/syscall.c), and there are thousands of places.
+const INNER_MAPS: usize = 16;
 const RING_BUFFER: u32 = 27;
 
 /// `struct bpf_map_info`, as far as it is read.
@@ -67,7 +74,10 @@ impl Contents {
             let elements = match info.map_type {
                 RING_BUFFER => [(Vec::new(), written(&map)?.to_ne_bytes().to_vec())].into(),
                 SOCKET_STORAGE => of_sockets(&map, &info, sockets)?,
-                _ => elements(&map, &info).with_context(|| format!("read map {name}"))?,
+                ARRAY_OF_MAPS => {
+                    elements(&map, &info, INNER_MAPS).with_context(|| format!("read the maps in {name}"))?
+                }
+                _ => elements(&map, &info, usize::MAX).with_context(|| format!("read map {name}"))?,
             };
             if info.map_type == ARRAY_OF_MAPS {
                 // Read from here, a value is the inner map's identifier.
@@ -119,10 +129,14 @@ fn info(map: &OwnedFd) -> Result<MapInfo> {
     Ok(info)
 }
 
-fn elements(map: &OwnedFd, info: &MapInfo) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+/// Keys and values, of so many keys at most.
+fn elements(map: &OwnedFd, info: &MapInfo, most: usize) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let mut found = BTreeMap::new();
     let mut key = None;
-    while let Some(next) = next_key(map, key.as_deref(), info.key_bytes as usize)? {
+    for _ in 0..most {
+        let Some(next) = next_key(map, key.as_deref(), info.key_bytes as usize)? else {
+            break;
+        };
         if let Some(value) = value_of(map, &next, info)? {
             found.insert(next.clone(), value);
         }
