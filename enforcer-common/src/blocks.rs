@@ -33,8 +33,8 @@ pub const DAMAGED: u32 = entry_value(128, IN_OVERLAY - 1);
 ///
 /// What a block leads to is `targets[0] + … + targets[n]` (modulo 2^32), where `n` is the number of bounds that the address
 /// is not below, plus the chosen bits of the address. A block that chooses by bounds has no mask, one that chooses by bits has no
-/// bounds. Sums rather than alternatives, because these need a branch for each, which processors would guess wrongly half
-/// of the time, and which kernels' verifiers follow one by one.
+/// bounds. Sums rather than alternatives, because these need a branch for each, which the kernel's verifier follows one by
+/// one in each step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(8))]
 pub struct Block {
