@@ -21,7 +21,11 @@ use anyhow::{Context as _, Result, bail};
 const NESTED: &str = "ENFORCER_BUILD_EBPF";
 
 /// The binary targets of `enforcer-ebpf`, as src/kernel/objects.rs embeds them.
-const OBJECTS: [&str; 2] = ["enforcer-programs", "enforcer-probes"];
+const OBJECTS: [&str; 3] = [
+    "enforcer-programs",
+    "enforcer-programs-talking",
+    "enforcer-probes",
+];
 
 fn main() -> Result<()> {
     if env::var_os(NESTED).is_some() {

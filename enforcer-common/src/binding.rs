@@ -58,10 +58,12 @@ pub struct Binding {
     pub canaries: u64,
     /// What rollouts by target hash: the [`text_hash`](crate::clause::text_hash) of the target's name.
     pub rollout_key: u32,
-    /// Zero, see [`Connect::zero`](crate::decide::Connect::zero).
+    /// Zero.
     pub reserved_b: u32,
+    /// Zero, which the kernel's verifier cannot know: see [`Circumstances::opaque`](crate::decide::Circumstances::opaque).
+    pub zero: u64,
     /// Zero: room for later versions of this layout, so that the map's value size never changes.
-    pub reserved_c: [u64; 3],
+    pub reserved_c: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Binding>() == 64 && align_of::<Binding>() == 8);

@@ -8,7 +8,7 @@
 use network_types::ip::IpProto;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::address::AddrWords;
+use crate::{address::AddrWords, decide::Circumstances};
 
 /// Index of no clause: the end of a list. Indices have 24 bits, because an entry's value holds its prefix length
 /// beside one.
@@ -276,16 +276,14 @@ impl Service {
         }
     }
 
-    /// The same, given a zero that the kernel's verifier does not know to be one: it then need not follow what becomes of
-    /// each protocol's constants one by one. See [`Connect::zero`](crate::decide::Connect::zero).
+    /// The same, see [`Circumstances::opaque`]: nobody need follow what becomes of each protocol's constants one by one.
     #[must_use]
     #[inline(always)]
-    pub(crate) const fn opaque(self, zero: u32) -> Self {
-        let zero = zero as u64;
+    pub(crate) fn opaque<C: Circumstances>(self, circumstances: &C) -> Self {
         Self {
-            protocols: self.protocols ^ zero,
-            lowest: self.lowest ^ zero,
-            highest: self.highest ^ zero,
+            protocols: circumstances.opaque(self.protocols),
+            lowest: circumstances.opaque(self.lowest),
+            highest: circumstances.opaque(self.highest),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! [`decide`]: what happens to one connect. All precedence lives here and in the order the policy compiler
 //! gives the clauses; nowhere else.
 
+mod walk;
+
 use crate::{
     address::{self, AddrWords},
-    clause::{
-        Action, CLAUSE_AUDIT, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_UNRESOLVED, Clause, DestinationForm,
-        MAX_CHOICES, MAX_WALK, NEVER, NO_CLAUSE, NO_RULE, RolloutBy, Service, head_of, outside, rollout_hash,
-    },
+    clause::{Action, Clause, DestinationForm, MAX_CHOICES, NO_CLAUSE, NO_RULE, rollout_hash},
 };
+
+pub use self::walk::{Walked, walk};
 
 /// Whether a governed cgroup's policy acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,9 +51,6 @@ pub struct Connect {
     pub rollout_key: u32,
     /// The canary lists that name the target, see [`Binding::canaries`](crate::binding::Binding::canaries).
     pub canaries: u64,
-    /// Zero. The kernel's side reads it from a map, where its verifier cannot know it: what the walk begins with is then
-    /// one thing on every path, and the verifier need not follow each combination of what clauses may have left.
-    pub zero: u32,
 }
 
 impl Connect {
@@ -66,7 +64,6 @@ impl Connect {
             mode,
             rollout_key: 0,
             canaries: 0,
-            zero: 0,
         }
     }
 }
@@ -89,6 +86,7 @@ pub enum Unmovable {
 impl Unmovable {
     /// The reason with that number; 0 and unknown numbers are none.
     #[must_use]
+    #[inline(always)]
     pub const fn from_raw(raw: u8) -> Option<Self> {
         match raw {
             1 => Some(Self::Ping),
@@ -121,8 +119,16 @@ pub trait Circumstances {
     /// A number of the socket's own.
     fn socket(&self) -> u32;
 
-    /// Nanoseconds on CLOCK_BOOTTIME; never [`NEVER`].
+    /// Nanoseconds on CLOCK_BOOTTIME; never [`NEVER`](crate::clause::NEVER).
     fn boot_ns(&self) -> u64;
+
+    /// The same number, made such that the kernel's verifier knows nothing of it. It follows each value that it knows on a
+    /// path of its own, to the end of the program; where several ways of deciding something come together again, what they
+    /// decided goes through this.
+    #[inline(always)]
+    fn opaque(&self, number: u64) -> u64 {
+        number
+    }
 }
 
 /// Circumstances that are at hand: what a person asks about, rather than what the kernel sees.
@@ -232,6 +238,17 @@ pub struct Decision {
 }
 
 impl Decision {
+    /// The same, see [`Circumstances::opaque`]: what is made of the answer is the same, however it came about.
+    #[must_use]
+    #[inline(always)]
+    fn opaque<C: Circumstances>(mut self, circumstances: &C) -> Self {
+        let again = |number: u8| circumstances.opaque(number.into()) as u8;
+        self.verdict = Action::from_raw(again(self.verdict as u8)).unwrap_or(Action::Allow);
+        self.would = Action::from_raw(again(self.would.map_or(u8::MAX, |would| would as u8)));
+        self.unmovable = Unmovable::from_raw(again(self.unmovable.map_or(0, |reason| reason as u8)));
+        self
+    }
+
     /// [`to`](Self::to), where something redirects.
     #[must_use]
     pub fn destination(&self) -> Option<Destination> {
@@ -247,7 +264,7 @@ pub enum TableFault {
     ClauseMissing,
     /// A clause holds an action that does not exist.
     ActionUnknown,
-    /// The list is longer than [`MAX_WALK`].
+    /// The list is longer than [`MAX_WALK`](crate::clause::MAX_WALK).
     WalkTooLong,
 }
 
@@ -272,7 +289,23 @@ pub fn decide<T: PolicyTable, C: Circumstances>(
     circumstances: &C,
     connect: &Connect,
 ) -> Result<Decision, TableFault> {
-    let walk = walk(table, circumstances, connect)?;
+    let walked = walk(table, circumstances, connect)?;
+    settle(table, circumstances, connect, &walked)
+}
+
+/// The second half of [`decide`]: what follows from what the [`walk`] found. Where that
+/// [is only allowed](Walked::only_allows), nothing follows that it does not say itself.
+///
+/// # Errors
+///
+/// As [`decide`].
+#[inline(always)]
+pub fn settle<T: PolicyTable, C: Circumstances>(
+    table: &T,
+    circumstances: &C,
+    connect: &Connect,
+    walked: &Walked,
+) -> Result<Decision, TableFault> {
     let mut decision = Decision {
         verdict: Action::Allow,
         rule: NO_RULE,
@@ -282,13 +315,13 @@ pub fn decide<T: PolicyTable, C: Circumstances>(
         flags: 0,
         to: Destination::NONE,
         unmovable: None,
-        left_out_rule: walk.left_out_rule,
-        name: walk.name,
+        left_out_rule: walked.left_out_rule,
+        name: walked.name,
     };
-    let speaking = if walk.acted == NO_CLAUSE {
-        walk.would
+    let speaking = if walked.acted == NO_CLAUSE {
+        walked.would
     } else {
-        walk.acted
+        walked.acted
     };
     if speaking == NO_CLAUSE {
         return Ok(decision);
@@ -304,126 +337,29 @@ pub fn decide<T: PolicyTable, C: Circumstances>(
     decision.errno = clause.errno;
     decision.flags = clause.flags;
     if matches!(action, Action::Redirect) {
-        decision.to = destination(table, circumstances, connect, speaking, clause)?;
+        decision.to = destination(table, circumstances, connect, speaking & NO_CLAUSE, clause)?;
     }
-    if walk.acted == NO_CLAUSE {
+    if walked.acted == NO_CLAUSE {
         decision.would = Some(verdict);
         decision.would_rule = clause.rule;
-        return Ok(decision);
+        return Ok(decision.opaque(circumstances));
     }
     decision.verdict = verdict;
     decision.rule = clause.rule;
-    if walk.would != NO_CLAUSE {
-        let (clause, action) = clause_and_action(table, walk.would)?;
+    if walked.would != NO_CLAUSE {
+        let (clause, action) = clause_and_action(table, walked.would)?;
         decision.would = match immovable(action, clause, circumstances) {
             Some(_) => Some(Action::Reject),
             None => Some(action),
         };
         decision.would_rule = clause.rule;
     }
-    Ok(decision)
-}
-
-/// What a walk found: indices of clauses. Kept as numbers, of which the kernel's verifier has less to remember than of
-/// pointers.
-struct Walk {
-    acted: u32,
-    would: u32,
-    left_out_rule: u32,
-    name: u8,
+    Ok(decision.opaque(circumstances))
 }
 
 #[inline(always)]
-fn walk<T: PolicyTable, C: Circumstances>(
-    table: &T,
-    circumstances: &C,
-    connect: &Connect,
-) -> Result<Walk, TableFault> {
-    let mut walk = Walk {
-        acted: NO_CLAUSE ^ connect.zero,
-        would: NO_CLAUSE ^ connect.zero,
-        left_out_rule: NO_RULE ^ connect.zero,
-        name: connect.zero as u8,
-    };
-    let service = Service::new(connect.protocol, connect.dport).opaque(connect.zero);
-    let mut index = head_of(
-        table.base_entry(&connect.daddr_be),
-        table.overlay_entry(&connect.daddr_be),
-    );
-    let audits = connect.mode as u32 ^ connect.zero;
-    for _ in 0..MAX_WALK {
-        if index == NO_CLAUSE {
-            return Ok(walk);
-        }
-        let Some(clause) = table.clause(index) else {
-            return Err(TableFault::ClauseMissing);
-        };
-        walk.name |= clause.flags & (CLAUSE_NAME_HIT | CLAUSE_NAME_MISS);
-        if counts(clause, circumstances, &service) {
-            if is_left_out(clause, circumstances, connect) {
-                if walk.left_out_rule == NO_RULE {
-                    walk.left_out_rule = clause.rule;
-                }
-            } else if clause.flags & CLAUSE_AUDIT != 0 || audits != Mode::Enforce as u32 {
-                if walk.would == NO_CLAUSE {
-                    walk.would = index;
-                }
-                if clause.flags & CLAUSE_AUDIT == 0 {
-                    // In enforce mode this one would have acted, and no later one.
-                    return Ok(walk);
-                }
-            } else {
-                walk.acted = index;
-                return Ok(walk);
-            }
-        }
-        index = clause.next;
-    }
-    if index == NO_CLAUSE {
-        Ok(walk)
-    } else {
-        Err(TableFault::WalkTooLong)
-    }
-}
-
-/// Whether all conditions of the clause hold, beside its rollout.
-#[inline(always)]
-fn counts<C: Circumstances>(clause: &Clause, circumstances: &C, service: &Service) -> bool {
-    let mut against = clause.mismatch(service);
-    against |= u64::from(clause.flags & (CLAUSE_UNRESOLVED | CLAUSE_NAME_MISS));
-    if !clause.any_uid() {
-        let uid = u64::from(circumstances.uid());
-        against |= outside(clause.uid_min.into(), clause.uid_max.into(), uid, uid);
-    }
-    if clause.expires_boot_ns != NEVER {
-        // The sign of the difference: both lie within 292 years of boot.
-        against |= !circumstances.boot_ns().wrapping_sub(clause.expires_boot_ns) >> 63;
-    }
-    against == 0
-}
-
-#[inline(always)]
-fn is_left_out<C: Circumstances>(clause: &Clause, circumstances: &C, connect: &Connect) -> bool {
-    let by = clause.rollout_by;
-    if by == RolloutBy::Everybody as u8 {
-        return false;
-    }
-    if clause.canaries != 0 && connect.canaries >> ((clause.canaries - 1) & 63) & 1 != 0 {
-        return false;
-    }
-    let hash = if by == RolloutBy::Target as u8 {
-        rollout_hash(clause.rollout_salt, connect.rollout_key)
-    } else if by == RolloutBy::Process as u8 {
-        rollout_hash(clause.rollout_salt, circumstances.process())
-    } else {
-        clause.rollout_salt
-    };
-    hash >= clause.rollout_below
-}
-
-#[inline(always)]
-fn clause_and_action<T: PolicyTable>(table: &T, index: u32) -> Result<(&Clause, Action), TableFault> {
-    let Some(clause) = table.clause(index) else {
+fn clause_and_action<T: PolicyTable>(table: &T, found: u32) -> Result<(&Clause, Action), TableFault> {
+    let Some(clause) = table.clause(found & NO_CLAUSE) else {
         return Err(TableFault::ClauseMissing);
     };
     match Action::from_raw(clause.action) {

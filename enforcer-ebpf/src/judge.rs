@@ -1,4 +1,4 @@
-//! What `cgroup/connect6` and `cgroup/sendmsg6` have in common: finding the policy, asking `decide`, carrying the verdict
+//! What `cgroup/connect6` and `cgroup/sendmsg6` have in common: finding the policy, doing what `decide` does, carrying the verdict
 //! out, and keeping what the application asked for.
 //!
 //! Which hook it is, is a constant in each program: the other's branches are not in it.
@@ -10,7 +10,7 @@ use enforcer_common::{
     },
     clause::{Action, CLAUSE_OPAQUE},
     counters::Fault,
-    decide::{Connect, Mode, TableFault, decide},
+    decide::{Connect, Mode, TableFault, settle, walk},
     record::Hook,
 };
 
@@ -106,12 +106,13 @@ fn decided(context: &SockAddrContext, binding: &Binding, hook: Hook) -> Result<O
     if slot == UNCONFIGURED {
         return Err(Fault::Unconfigured);
     }
-    let mode = Mode::from_raw(binding.mode).ok_or(Fault::BindingUnknown)?;
-    let table = maps::policy(slot).ok_or(Fault::PolicyMissing)?;
+    let mode = mode_of(binding).ok_or(Fault::BindingUnknown)?;
+    let table = maps::policy(slot, binding).ok_or(Fault::PolicyMissing)?;
 
     let asked = sock_addr::asked(context);
     let circumstances = KernelCircumstances {
         context,
+        binding,
         protocol: asked.protocol,
         hook,
     };
@@ -122,13 +123,13 @@ fn decided(context: &SockAddrContext, binding: &Binding, hook: Hook) -> Result<O
         mode,
         rollout_key: binding.rollout_key,
         canaries: binding.canaries,
-        zero: binding.reserved_b,
     };
-    let decision = decide(&table, &circumstances, &connect).map_err(|fault| match fault {
-        TableFault::ClauseMissing => Fault::ClauseMissing,
-        TableFault::ActionUnknown => Fault::ActionUnknown,
-        TableFault::WalkTooLong => Fault::WalkTooLong,
-    })?;
+    let walked = walk(&table, &circumstances, &connect).map_err(fault_of)?;
+    if walked.only_allows() && !emit::tells_all(binding) {
+        emit::allowed(binding, mode, &walked);
+        return Ok(Outcome::Proceed);
+    }
+    let decision = settle(&table, &circumstances, &connect, &walked).map_err(fault_of)?;
     emit::decision(
         context,
         hook,
@@ -151,6 +152,25 @@ fn decided(context: &SockAddrContext, binding: &Binding, hook: Hook) -> Result<O
             }
             Ok(Outcome::Redirected)
         }
+    }
+}
+
+/// The number itself, not what a match would make of it: the verifier would follow all else once for each mode.
+#[inline(always)]
+const fn mode_of(binding: &Binding) -> Option<Mode> {
+    if binding.mode as usize >= Mode::COUNT {
+        return None;
+    }
+    // SAFETY: a mode is one byte, and every number below their count is one.
+    Some(unsafe { core::mem::transmute::<u8, Mode>(binding.mode) })
+}
+
+#[inline(always)]
+const fn fault_of(fault: TableFault) -> Fault {
+    match fault {
+        TableFault::ClauseMissing => Fault::ClauseMissing,
+        TableFault::ActionUnknown => Fault::ActionUnknown,
+        TableFault::WalkTooLong => Fault::WalkTooLong,
     }
 }
 

@@ -2,11 +2,14 @@
 //! code that touches `struct bpf_sock_addr`, [`judge`] for what connects and sends have in common, [`emit`] for what the
 //! controller hears.
 //!
-//! What happens to a connect is decided by `enforcer_common::decide` alone; here it is carried out.
+//! What happens to a connect is decided by `enforcer_common::decide` alone; here it is carried out. `talking_main.rs` makes the same programs
+//! with a debug channel.
 #![no_std]
 #![no_main]
 // The BPF target has atomic addition but no compare-and-swap, and without that core offers no `fetch_add`.
 #![feature(core_intrinsics)]
+// One instruction of assembler, in `maps::opaque`.
+#![feature(asm_experimental_arch)]
 #![allow(internal_features)]
 
 mod connect4;
@@ -18,17 +21,9 @@ mod sendmsg6;
 mod emit;
 mod globals;
 mod judge;
+mod license;
 mod maps;
 mod sock_addr;
 
-/// Several helpers (`bpf_probe_read_kernel` among them) are given to GPL-compatible programs only.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // Never reached: the verifier refuses a program in which it could be.
-    loop {}
-}
+#[path = "silent.rs"]
+mod debug;

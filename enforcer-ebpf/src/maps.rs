@@ -1,6 +1,9 @@
 //! Every map of the programs, each beside the only functions that touch it.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::{
+    arch::asm,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_INNER_MAP, bpf_map_def, bpf_map_type::BPF_MAP_TYPE_CGROUP_STORAGE_DEPRECATED},
@@ -12,7 +15,7 @@ use aya_ebpf::{
 use enforcer_common::{
     address::{self, AddrWords},
     binding::{Binding, PolicyHead},
-    blocks::{self, Block, Blocks},
+    blocks::{self, Block, Blocks, DAMAGED},
     clause::{Clause, IN_OVERLAY, MAX_CGROUPS, NO_ENTRY},
     counters::Counters,
     decide::PolicyTable,
@@ -85,66 +88,57 @@ type Clauses = Array<Line, 1, { BPF_F_INNER_MAP as usize }>;
 #[btf_map]
 static CLAUSES: ArrayOfMaps<Clauses, GENERATIONS> = ArrayOfMaps::new();
 
-/// The maps of one generation.
-struct Layer {
-    entries: &'static Entries,
-    clauses: &'static Clauses,
-}
-
-/// The compiled policy in a slot, as [`PolicyTable`].
+/// The compiled policy in a slot, as [`PolicyTable`]. Maps are looked up where they are needed: most connects need two.
 pub(crate) struct KernelTable {
     generation: u32,
-    base: Layer,
-    /// The base again where there is no overlay: the verifier then sees one thing on both paths.
-    overlay: Layer,
-    has_overlay: bool,
+    /// 0 where there is none.
+    overlay: u32,
 }
 
 /// The policy in that slot, or `None` where there is none.
 #[inline(always)]
-pub(crate) fn policy(slot: u32) -> Option<KernelTable> {
+pub(crate) fn policy(slot: u32, binding: &Binding) -> Option<KernelTable> {
     let head = POLICIES.get_ptr(slot)?;
     // SAFETY: the pointer is to an element of 8 bytes, aligned to 8, which the controller may replace at any time. One
     // volatile load of all of it: the compiler would make two of 4 bytes, and base and overlay could be of different
     // moments.
     let head = PolicyHead::from_word(unsafe { head.cast::<u64>().read_volatile() });
-    Some(KernelTable {
-        generation: head.generation,
-        base: layer(head.generation)?,
-        // VERIFIER 5.10 and 6.1: with a copy of the base in place of a second lookup they follow a third more.
-        overlay: layer(if head.overlay == 0 {
-            head.generation
-        } else {
-            head.overlay
-        })?,
-        has_overlay: head.overlay != 0,
+    (head.generation != 0).then_some(KernelTable {
+        generation: opaque(binding, head.generation.into()) as u32,
+        overlay: opaque(binding, head.overlay.into()) as u32,
     })
 }
 
+/// See [`Circumstances::opaque`](enforcer_common::decide::Circumstances::opaque).
 #[inline(always)]
-fn layer(generation: u32) -> Option<Layer> {
-    Some(Layer {
-        entries: ENTRIES.get(generation)?,
-        clauses: CLAUSES.get(generation)?,
-    })
+pub(crate) fn opaque(binding: &Binding, mut number: u64) -> u64 {
+    // SAFETY: the reference is to a value in a map, which the controller may replace but not write to. It is read each time,
+    // because what the verifier learns of one reading by a comparison, it knows of all uses of that reading.
+    let zero = unsafe { (&raw const binding.zero).read_volatile() };
+    // SAFETY: exclusive or of two registers. In assembler, because the compiler would do without it in comparisons; and not
+    // `pure`, because it would be done later, behind what should not be followed twice.
+    unsafe { asm!("{0} ^= {1}", inout(reg) number, in(reg) zero, options(nomem, nostack)) };
+    number
 }
 
-impl Layer {
+/// The prefixes of one generation.
+struct Prefixes(&'static Entries);
+
+impl Blocks for Prefixes {
     #[inline(always)]
-    fn clause(&self, index: u32) -> Option<&Clause> {
-        let words = self.clauses.get_ptr(index)?;
-        // SAFETY: a clause is made of as many words as an element has, elements are aligned to 8, and any words are a
-        // clause (`FromBytes`). The maps of a published generation are never written again.
-        Some(unsafe { &*words.cast::<Clause>() })
+    fn block(&self, number: u32) -> Option<&Block> {
+        let words = self.0.get_ptr(number)?;
+        // SAFETY: a block is made of as many words as an element has, elements are aligned to 8, and any words are a
+        // block (`FromBytes`). The maps of a published generation are never written again.
+        Some(unsafe { &*words.cast::<Block>() })
     }
 }
 
-impl Blocks for Layer {
-    #[inline(always)]
-    fn block(&self, number: u32) -> Option<&Block> {
-        let words = self.entries.get_ptr(number)?;
-        // SAFETY: as for clauses, of which a block differs in nothing that counts here.
-        Some(unsafe { &*words.cast::<Block>() })
+#[inline(always)]
+fn entry(generation: u32, daddr_be: &AddrWords) -> u32 {
+    match ENTRIES.get(generation) {
+        Some(entries) => blocks::find(&Prefixes(entries), daddr_be),
+        None => DAMAGED,
     }
 }
 
@@ -158,26 +152,26 @@ impl KernelTable {
 impl PolicyTable for KernelTable {
     #[inline(always)]
     fn base_entry(&self, daddr_be: &AddrWords) -> u32 {
-        blocks::find(&self.base, daddr_be)
+        entry(self.generation, daddr_be)
     }
 
     #[inline(always)]
     fn overlay_entry(&self, daddr_be: &AddrWords) -> u32 {
-        if self.has_overlay {
-            blocks::find(&self.overlay, daddr_be)
-        } else {
+        if self.overlay == 0 {
             NO_ENTRY
+        } else {
+            entry(self.overlay, daddr_be)
         }
     }
 
     #[inline(always)]
     fn clause(&self, index: u32) -> Option<&Clause> {
-        let layer = if index & IN_OVERLAY == 0 {
-            &self.base
-        } else {
-            &self.overlay
-        };
-        layer.clause(index & !IN_OVERLAY)
+        // Computed rather than branched on: the verifier would follow what is done with the clause once for each of two maps.
+        let in_overlay = (index >> IN_OVERLAY.trailing_zeros() & 1).wrapping_neg();
+        let generation = self.generation ^ (self.generation ^ self.overlay) & in_overlay;
+        let words = CLAUSES.get(generation)?.get_ptr(index & !IN_OVERLAY)?;
+        // SAFETY: as for blocks, of which a clause differs in nothing that counts here.
+        Some(unsafe { &*words.cast::<Clause>() })
     }
 }
 

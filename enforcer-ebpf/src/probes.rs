@@ -15,16 +15,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 
-/// Several helpers are given to GPL-compatible programs only.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
+mod license;
 
 /// The floor: a connect6 program at all.
 #[cgroup_sock_addr(connect6)]

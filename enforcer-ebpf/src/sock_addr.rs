@@ -13,12 +13,13 @@ use aya_ebpf::{
 };
 use enforcer_common::{
     address::{self, AddrWords},
+    binding::Binding,
     clause::IPPROTO_ICMPV6,
     decide::{Circumstances, Destination, Unmovable},
     record::Hook,
 };
 
-use crate::globals;
+use crate::{globals, maps};
 
 /// Byte of `struct sock_common` that holds `skc_ipv6only`, on every kernel that enforcer runs on; the loader
 /// checks it against BTF.
@@ -149,11 +150,17 @@ pub(crate) fn cookie(context: &SockAddrContext) -> u64 {
 /// Caller and socket of a connect.
 pub(crate) struct KernelCircumstances<'context> {
     pub(crate) context: &'context SockAddrContext,
+    pub(crate) binding: &'context Binding,
     pub(crate) protocol: u16,
     pub(crate) hook: Hook,
 }
 
 impl Circumstances for KernelCircumstances<'_> {
+    #[inline(always)]
+    fn opaque(&self, number: u64) -> u64 {
+        maps::opaque(self.binding, number)
+    }
+
     #[inline(always)]
     fn unmovable(&self) -> Option<Unmovable> {
         if self.protocol == IPPROTO_ICMPV6 {

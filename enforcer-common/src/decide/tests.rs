@@ -4,8 +4,9 @@ mod outcomes;
 
 use super::*;
 use crate::clause::{
-    ANY_PROTO, CLAUSE_OPAQUE, IN_OVERLAY, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, NO_ENTRY,
-    Proto, entry_value,
+    ANY_PROTO, CLAUSE_AUDIT, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_OPAQUE, CLAUSE_UNRESOLVED, IN_OVERLAY,
+    IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MAX_WALK, NEVER, NO_ENTRY, Proto, RolloutBy,
+    Service, entry_value,
 };
 
 /// Matches everything, and rejects.

@@ -120,7 +120,6 @@ fn rejecting(
         rollout_key: 0,
         // What is warned of may come with any share of a rollout.
         canaries: u64::MAX,
-        zero: 0,
     };
     // A socket like most, of the one who warns.
     let circumstances = Known {

@@ -35,7 +35,7 @@ pub struct LoadOptions {
     pub ring_bytes: u32,
     /// How many targets have counters of their own; indices 1 … `targets` are theirs.
     pub targets: u32,
-    /// How much the programs say on their debug channel; `None` compiles it out.
+    /// How much the programs say on their debug channel; `None` takes programs without one.
     pub bpf_log: Option<BpfLogLevel>,
     /// Policy slot that governs whatever the binding says, for an instance that works without a controller.
     pub fixed_policy: Option<u32>,
@@ -213,22 +213,28 @@ pub(crate) fn open(
         .collect();
     let v6only_mask = u32::from(support.v6only_mask.unwrap_or(0));
     let fixed_policy = options.fixed_policy.unwrap_or(0);
-    let bpf_log = options.bpf_log.map_or(0, BpfLogLevel::raw);
+    let bpf_log = options.bpf_log.map(BpfLogLevel::raw);
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(log_level);
     for (name, value) in &globals {
         loader.override_global(name, value, true);
     }
+    let object = match &bpf_log {
+        Some(level) => {
+            loader.override_global(aya_log::LEVEL, level, true);
+            objects::talking_programs()
+        }
+        None => objects::programs(),
+    };
     loader
         .override_global("V6ONLY_MASK", &v6only_mask, true)
         .override_global("FIXED_POLICY", &fixed_policy, true)
-        .override_global(aya_log::LEVEL, &bpf_log, true)
         .map_max_entries("EVENTS", options.ring_bytes)
         .map_max_entries(
             "COUNTERS",
             counters::CounterMap::elements(options.targets.saturating_add(1)),
         )
-        .load(objects::programs())
+        .load(object)
         .map_err(|source| KernelError::Object {
             object: "the programs",
             source: Box::new(source),

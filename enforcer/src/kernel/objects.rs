@@ -11,6 +11,14 @@ pub(crate) fn programs() -> &'static [u8] {
     return missing::<()>();
 }
 
+/// The same programs with a debug channel, which costs the verifier more than all else in them.
+pub(crate) fn talking_programs() -> &'static [u8] {
+    #[cfg(ebpf_objects)]
+    return aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/enforcer-programs-talking"));
+    #[cfg(not(ebpf_objects))]
+    return missing::<()>();
+}
+
 /// The object with the probes, one program for each thing a kernel may lack. ELF, aligned likewise.
 pub(crate) fn probes() -> &'static [u8] {
     #[cfg(ebpf_objects)]

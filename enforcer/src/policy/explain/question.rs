@@ -114,7 +114,6 @@ impl Instance {
                 mode: question.mode,
                 rollout_key: question.target.map_or(0, |target| target.rollout_key),
                 canaries: question.target.map_or(0, |target| target.canaries),
-                zero: 0,
             },
             known: Known {
                 unmovable: None,
