@@ -326,7 +326,7 @@ mod tests {
         .unwrap();
         assert_eq!(rule.uids, [0..=0, 1000..=1999]);
         assert_eq!(rule.mode, Some(Mode::Audit));
-        let expires = Expires::After(std::time::Duration::from_secs(5400));
+        let expires = Expires::After(Duration::from_secs(5400));
         assert_eq!(rule.expires, Some(expires));
         assert_eq!(rule.transparent, Some(false));
         assert_eq!(rule.action.to_string(), "redirect to 198.51.100.0/24");

@@ -50,7 +50,7 @@ pub(super) fn advice(broken: Option<Fate>, case: Circumstances) -> (Advice, Advi
     let Some(broken) = broken else {
         return match case.has_ipv6 {
             true => {
-                let why = "IPv6 works: a rule would take away what works";
+                let why = "a rule would take away what works";
                 (say(Effect::Harms, why), say(Effect::Harms, why))
             }
             false => {
@@ -81,7 +81,7 @@ pub(super) fn advice(broken: Option<Fate>, case: Circumstances) -> (Advice, Advi
     } else {
         say(
             Effect::NeedsAddress,
-            "no IPv4 address is known to serve the same, by its name or by a NAT64: you would have to configure one",
+            "none is known to serve the same, by its name or by a NAT64",
         )
     };
     let reject = match broken {
@@ -107,7 +107,7 @@ pub(super) fn advice(broken: Option<Fate>, case: Circumstances) -> (Advice, Advi
         ),
         _ => say(
             Effect::OnlyFaster,
-            "there is nowhere else to go: it fails at once and clearly",
+            "there is nowhere else to go, so it fails all the same",
         ),
     };
     (reject, redirect)

@@ -152,6 +152,10 @@ async fn request(host: &str, mut stream: TcpStream) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{ServerConfig, pki_types::PrivateKeyDer},
+    };
 
     use super::*;
 
@@ -194,6 +198,45 @@ mod tests {
         assert_eq!((found.end, found.detail.as_str()), (End::Done, "HTTP/1.0 200 OK"));
         assert!(request.contains("\r\nHost: [2001:db8::1]\r\n"), "{request}");
         assert!(request.len() > PADDING);
+    }
+
+    /// A certificate that nobody knows, of somebody else.
+    #[tokio::test]
+    async fn a_handshake_is_one_whoever_the_server_is() {
+        let made = rcgen::generate_simple_self_signed(["other.example".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        for host in ["shop.example", "2001:db8::1", "192.0.2.1"] {
+            let (listener, stream) = connected().await;
+            let serve = async {
+                acceptor
+                    .accept(listener.accept().await.unwrap().0)
+                    .await
+                    .map(drop)
+            };
+            let (found, served) = tokio::join!(exchange(Protocol::Tls, host, stream, LONG), serve);
+            assert_eq!(
+                (found.end, found.detail.as_str()),
+                (End::Done, "TLSv1_3"),
+                "{host}"
+            );
+            served.unwrap();
+        }
+        // One that speaks another protocol.
+        let (listener, stream) = connected().await;
+        let serve = async {
+            let (mut server, _) = listener.accept().await.unwrap();
+            server.write_all(b"220 mail.example ESMTP\r\n").await.unwrap();
+            server
+        };
+        let (found, _server) = tokio::join!(exchange(Protocol::Tls, "shop.example", stream, LONG), serve);
+        assert_eq!(found.end, End::Failed, "{found:?}");
     }
 
     #[test]

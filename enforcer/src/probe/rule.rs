@@ -1,6 +1,6 @@
 //! The rule that helps, as a policy file has it and as an argument, so that both mean the same. Pure.
 
-use std::{fmt::Write as _, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv6Net;
 use serde::Serialize;
@@ -40,8 +40,6 @@ pub struct Rule {
 pub(super) enum Does {
     Reject,
     RedirectTo(Ipv4Addr),
-    /// To the IPv4 address inside (RFC 6052).
-    RedirectInside,
 }
 
 /// What a rule is made of.
@@ -60,7 +58,7 @@ pub(super) struct Draft<'draft> {
 
 impl Draft<'_> {
     pub(super) fn rule(&self) -> Rule {
-        let rule = self.table();
+        let rule = self.tables();
         let arguments = self.arguments();
         let shown: Vec<_> = arguments.iter().map(|argument| quoted(argument)).collect();
         let shown = shown.join(" ");
@@ -80,44 +78,54 @@ impl Draft<'_> {
     }
 
     /// Whatever stands in quotes here was an address, a number or a host's name.
-    fn table(&self) -> String {
-        let name: String = self.host.chars().take(MAX_NAME).collect();
-        let what = match self.does {
-            Does::Reject => "not by IPv6",
-            Does::RedirectTo(_) | Does::RedirectInside => "to IPv4",
-        };
-        let mut table = format!("[[rule]]\nname   = \"{name} {what}\"\n");
-        // Writing to a string cannot fail.
-        let _ = match self.prefixes {
-            [prefix] => writeln!(table, "prefix = \"{prefix}\""),
-            several => {
-                let several: Vec<_> = several.iter().map(|prefix| format!("\"{prefix}\"")).collect();
-                writeln!(table, "prefixes = [{}]", several.join(", "))
+    fn tables(&self) -> String {
+        match self.does {
+            Does::Reject => self.table("not by IPv6", None, "action = \"reject\""),
+            // Datagrams that nobody connects cannot be moved to IPv4; and rejected, the address is listed last.
+            Does::RedirectTo(to) => {
+                let to = format!("action = \"redirect\"\nto     = \"{to}\"");
+                let moved = self.table("to IPv4", Some("tcp"), &to);
+                let rest = self.table("not by UDP", Some("udp"), "action = \"reject\"");
+                format!("{moved}\n{rest}")
             }
-        };
-        if let Some(port) = self.port {
-            let _ = writeln!(table, "ports  = [{port}]");
         }
-        let _ = match self.does {
-            Does::Reject => writeln!(table, "action = \"reject\""),
-            Does::RedirectTo(to) => writeln!(table, "action = \"redirect\"\nto     = \"{to}\""),
-            Does::RedirectInside => writeln!(table, "action = \"redirect\"\nto     = \"embedded\""),
-        };
-        let _ = writeln!(table, "reason = \"enforcer probe: {}\"", self.reason);
-        table
+    }
+
+    fn table(&self, what: &str, proto: Option<&str>, action: &str) -> String {
+        let host: String = self.host.chars().take(MAX_NAME).collect();
+        let prefixes: Vec<_> = self
+            .prefixes
+            .iter()
+            .map(|prefix| format!("\"{prefix}\""))
+            .collect();
+        let mut lines = vec!["[[rule]]".to_owned(), format!("name   = \"{host} {what}\"")];
+        lines.push(match &prefixes[..] {
+            [prefix] => format!("prefix = {prefix}"),
+            several => format!("prefixes = [{}]", several.join(", ")),
+        });
+        lines.extend(self.port.map(|port| format!("ports  = [{port}]")));
+        lines.extend(proto.map(|proto| format!("proto  = \"{proto}\"")));
+        lines.push(action.to_owned());
+        lines.push(format!("reason = \"enforcer probe: {}\"\n", self.reason));
+        lines.join("\n")
     }
 
     fn arguments(&self) -> Vec<String> {
-        let (flag, to) = match self.does {
-            Does::Reject => ("--reject", String::new()),
-            Does::RedirectTo(to) => ("--redirect", format!("={to}")),
-            Does::RedirectInside => ("--redirect", "=embedded".to_owned()),
-        };
         let port = self.port.map(|port| format!(",port={port}")).unwrap_or_default();
-        self.prefixes
-            .iter()
-            .flat_map(|prefix| [flag.to_owned(), format!("{prefix}{to}{port}")])
-            .collect()
+        let each = |flag: &str, rest: &str| -> Vec<String> {
+            let prefixes = self.prefixes.iter();
+            prefixes
+                .flat_map(|prefix| [flag.to_owned(), format!("{prefix}{rest}{port}")])
+                .collect()
+        };
+        match self.does {
+            Does::Reject => each("--reject", ""),
+            Does::RedirectTo(to) => {
+                let mut arguments = each("--redirect", &format!("={to},proto=tcp"));
+                arguments.extend(each("--reject", ",proto=udp"));
+                arguments
+            }
+        }
     }
 }
 
@@ -153,7 +161,12 @@ mod tests {
                 None,
                 Does::RedirectTo(Ipv4Addr::new(192, 0, 2, 1)),
             ),
-            ("_db.shop.example", &inside, Some(1), Does::RedirectInside),
+            (
+                "_db.shop.example",
+                &inside,
+                Some(1),
+                Does::RedirectTo(Ipv4Addr::new(192, 0, 2, 1)),
+            ),
         ] {
             let rule = Draft {
                 purpose: RuleFor::Ipv4AtOnce,
@@ -177,7 +190,11 @@ mod tests {
             let meant = |policy: &Policy| -> Vec<_> {
                 let rules = policy.rules.iter();
                 rules
-                    .flat_map(|rule| rule.prefixes.iter().map(|it| format!("{it:?} {:?}", rule.action)))
+                    .flat_map(|rule| {
+                        rule.prefixes
+                            .iter()
+                            .map(|it| format!("{it:?} {:?} {:?} {:?}", rule.action, rule.proto, rule.ports))
+                    })
                     .collect()
             };
             assert_eq!(meant(&policy), meant(&typed));

@@ -1,8 +1,9 @@
 //! From findings to a verdict: what is wrong, what helps, what cannot, and with which rule. Pure; README "What helps when"
 //! is the table that it keeps to.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::Ipv6Net;
 use serde::Serialize;
 
 use super::{
@@ -290,7 +291,7 @@ impl<'found> Case<'found> {
             .collect();
         let wide = prefixes(self.findings, &addresses);
         let one_port = addresses.iter().all(|(.., fate)| fate.is_of_port());
-        let draft = |purpose, prefixes, does| {
+        let draft = |purpose, prefixes: &[Ipv6Net], does| {
             Draft {
                 purpose,
                 host: &self.findings.host,
@@ -312,22 +313,22 @@ impl<'found> Case<'found> {
         }
         if redirect.effect == Effect::Helps {
             // What it leads to is this host and no other.
-            let own: Vec<_> = addresses
-                .iter()
-                .map(|(_, address, _)| (*address).into())
-                .collect();
-            let ipv4 = self.findings.ipv4();
-            let usable = ipv4.filter(|(found, _)| is_usable(fate(found, self.findings.ipv6_sockets)));
-            let does = match (usable.map(|(_, address)| address).next(), self.twin) {
-                (Some(address), _) => Some(Does::RedirectTo(address)),
-                (None, Some(twin)) => match (&twin.name, twin.address.address) {
-                    (None, _) => Some(Does::RedirectInside),
-                    (Some(_), IpAddr::V4(address)) => Some(Does::RedirectTo(address)),
-                    (Some(_), IpAddr::V6(_)) => None,
-                },
-                (None, None) => None,
-            };
-            rules.extend(does.map(|does| draft(RuleFor::OnlyIpv6, &own, does)));
+            let usable = |found: &Address| is_usable(fate(found, self.findings.ipv6_sockets));
+            let ipv4 = self.findings.ipv4().find(|(found, _)| usable(found));
+            let whole = ipv4.map(|(_, to)| {
+                let own = addresses
+                    .iter()
+                    .map(|(_, address, _)| (*address).into())
+                    .collect();
+                (own, to)
+            });
+            // Another IPv6 address may have another twin.
+            let part = self.twin.and_then(|twin| match twin.address.address {
+                IpAddr::V4(to) => Some((vec![twin.of.into()], to)),
+                IpAddr::V6(_) => None,
+            });
+            let redirect: Option<(Vec<Ipv6Net>, Ipv4Addr)> = whole.or(part);
+            rules.extend(redirect.map(|(own, to)| draft(RuleFor::OnlyIpv6, &own, Does::RedirectTo(to))));
         }
         rules
     }

@@ -10,7 +10,7 @@ const V4: &str = "203.0.113.1";
 
 /// How a connect to an address ends, in a word.
 fn address(text: &str, how: &str) -> Address {
-    let address: std::net::IpAddr = text.parse().unwrap();
+    let address: IpAddr = text.parse().unwrap();
     let source = if address.is_ipv6() {
         "2001:db8:77::2"
     } else {
@@ -135,13 +135,13 @@ fn rows() -> Vec<Row> {
     use Ending::{Fixable, Healthy, NotFixable};
     const BOTH: &[&str] = &[
         "--reject 2001:db8:a::/48",
-        "--redirect 2001:db8:a::80/128=203.0.113.1",
+        "--redirect 2001:db8:a::80/128=203.0.113.1,proto=tcp",
     ];
     const OF_PORT: &[&str] = &[
         "--reject 2001:db8:a::80/128,port=443",
-        "--redirect 2001:db8:a::80/128=203.0.113.1,port=443",
+        "--redirect 2001:db8:a::80/128=203.0.113.1,proto=tcp,port=443",
     ];
-    const REDIRECT: &[&str] = &["--redirect 2001:db8:a::80/128=203.0.113.1"];
+    const REDIRECT: &[&str] = &["--redirect 2001:db8:a::80/128=203.0.113.1,proto=tcp"];
     const FAST: &[&str] = &["--reject 2001:db8:a::/48"];
     let dual = |v6, v4| named(&[(V6, v6), (V4, v4)]);
     let with_twin = |mut findings: Findings, of: &str, name: Option<&str>, how| {
@@ -250,7 +250,7 @@ fn rows() -> Vec<Row> {
             Fixable,
             OnlyFaster,
             Helps,
-            &["--redirect 2001:db8:a::80/128=192.0.2.9"],
+            &["--redirect 2001:db8:a::80/128=192.0.2.9,proto=tcp"],
         ),
         Row(
             with_twin(named(&[(inside, "silent")]), inside, None, "ok"),
@@ -258,7 +258,7 @@ fn rows() -> Vec<Row> {
             Fixable,
             OnlyFaster,
             Helps,
-            &["--redirect 64:ff9b::c000:209/128=embedded"],
+            &["--redirect 64:ff9b::c000:209/128=192.0.2.9,proto=tcp"],
         ),
         Row(
             with_twin(named(&[(inside, "silent")]), inside, None, "silent"),

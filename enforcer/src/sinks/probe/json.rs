@@ -69,6 +69,10 @@ mod tests {
                         format!("{path}.{key}")
                     };
                     found.insert(path.clone());
+                    // As another one that is documented.
+                    if path == "findings.twins.address" {
+                        continue;
+                    }
                     keys(value, &path, found);
                 }
             }
