@@ -1,5 +1,7 @@
 //! The command line: what can be typed, and its help. Nothing is done here.
 
+mod probing;
+
 use std::{
     ffi::OsString,
     net::{IpAddr, SocketAddr},
@@ -14,7 +16,10 @@ use crate::{
     kernel::BpfLogLevel,
     names::inside,
     policy::argument::{self, RuleArgument},
+    probe,
 };
+
+pub(crate) use self::probing::{ProbeArgs, ProbeInsideArgs};
 
 /// Rejects or redirects the IPv6 connects of chosen cgroups to prefixes known to be unreachable.
 #[derive(Debug, Parser)]
@@ -31,6 +36,7 @@ Exit codes:
   2  malformed argument
   3  policy file that cannot be used, or has warnings under --strict
   4  kernel or privileges
+  probe: 0 healthy; 10 something is wrong, and a rule helps; 11 no rule does; 1 could not be looked at
   exec: the command's; 128+n if signal n ended it; 126 not executable; 127 not found";
 
 const RULE_HELP: &str = "\
@@ -89,6 +95,12 @@ pub(crate) enum Verb {
     /// Say what a connect to an address would meet, by which rule, and why not by another. Needs no privilege.
     #[command(after_help = EXPLAIN_HELP)]
     Explain(ExplainArgs),
+    /// Say what is wrong with the way to a host, by real connects, and what helps.
+    #[command(after_help = probing::HELP)]
+    Probe(ProbeArgs),
+    /// Look at a host from within a target. Started by enforcer itself.
+    #[command(name = probe::inside::VERB, hide = true)]
+    ProbeInside(ProbeInsideArgs),
     /// Ask a target's nameservers from within it. Started by enforcer itself.
     #[command(name = inside::VERB, hide = true)]
     AskInside(AskInsideArgs),

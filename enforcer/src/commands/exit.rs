@@ -18,6 +18,10 @@ pub enum Exit {
     Policy = 3,
     /// The kernel cannot, or this process may not.
     Kernel = 4,
+    /// `probe`: something is wrong, and a rule helps.
+    Fixable = 10,
+    /// `probe`: something is wrong, and no rule helps.
+    NotFixable = 11,
     /// `exec`: the command was found but cannot be executed.
     NotExecutable = 126,
     /// `exec`: the command was not found.

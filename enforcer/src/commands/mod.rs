@@ -24,6 +24,7 @@ mod ask_inside;
 
 mod doctor;
 mod explain;
+mod probe;
 
 use std::process::ExitCode;
 
@@ -63,6 +64,8 @@ fn run_to_end(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Check(arguments) => runtime.block_on(check::check(&arguments)),
         Verb::Explain(arguments) => runtime.block_on(explain::explain(&arguments)),
         Verb::AskInside(arguments) => runtime.block_on(ask_inside::ask_inside(arguments)),
+        Verb::Probe(arguments) => runtime.block_on(probe::probe(&arguments)),
+        Verb::ProbeInside(arguments) => runtime.block_on(probe::probe_inside(arguments)),
         Verb::Doctor(arguments) => runtime.block_on(doctor::doctor(&arguments)),
     };
     // A blocking task (a resolver that does not answer) must not hold up the end.

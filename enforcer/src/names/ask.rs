@@ -29,19 +29,35 @@ use super::{Families, HostName, MAX_A, MAX_AAAA, resolv::ResolvConf};
 /// How long the questions for one name may take together: three nameservers that do not answer, and then some.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Names of one address that are looked at.
+const MAX_POINTERS: usize = 8;
+
 /// Aliases followed within an answer. Resolvers follow fewer.
 const MAX_ALIASES: usize = 16;
 
 /// What came of one question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum Outcome<A> {
+pub enum Outcome<A> {
     /// Addresses: at least one.
-    Found { addresses: Vec<A>, ttl_secs: u32 },
+    Found {
+        /// Sorted, each once.
+        addresses: Vec<A>,
+        /// How long they may be remembered.
+        ttl_secs: u32,
+    },
     /// A server says that there are none.
-    Nothing { exists: bool, ttl_secs: Option<u32> },
+    Nothing {
+        /// Whether the name exists, with other records.
+        exists: bool,
+        /// How long that may be remembered.
+        ttl_secs: Option<u32>,
+    },
     /// Nobody says anything that counts.
-    Failed { why: String },
+    Failed {
+        /// Why.
+        why: String,
+    },
 }
 
 /// What came of asking for a name.
@@ -143,8 +159,19 @@ impl Asker {
         last
     }
 
+    /// Asks for the names that an address leads back to, within [`DEADLINE`].
+    pub(super) async fn ask_back(&self, address: IpAddr) -> Outcome<String> {
+        let name = Name::from(address);
+        let question = self.question(&name, RecordType::PTR, MAX_POINTERS, pointer);
+        tokio::time::timeout(DEADLINE, question)
+            .await
+            .unwrap_or_else(|_elapsed| Outcome::Failed {
+                why: "no answer in time".to_owned(),
+            })
+    }
+
     /// Asks one server after the other until one says something that counts.
-    async fn question<A: Copy + Ord>(
+    async fn question<A: Clone + Ord>(
         &self,
         name: &Name,
         kind: RecordType,
@@ -192,9 +219,16 @@ fn ipv4(data: &RData) -> Option<Ipv4Addr> {
     }
 }
 
+fn pointer(data: &RData) -> Option<String> {
+    match data {
+        RData::PTR(name) => Some(name.0.to_string().trim_end_matches('.').to_ascii_lowercase()),
+        _ => None,
+    }
+}
+
 /// The addresses of a name in an answer: its own, or those of what it is an alias of. What else an answer contains
 /// is nobody's business.
-fn outcome<A: Copy + Ord>(
+fn outcome<A: Clone + Ord>(
     records: &[Record],
     name: &Name,
     limit: usize,
@@ -208,7 +242,7 @@ fn outcome<A: Copy + Ord>(
             .filter_map(|record| Some((pick(&record.data)?, record.ttl)))
             .collect();
         if !found.is_empty() {
-            let mut addresses: Vec<_> = found.iter().map(|(address, _)| *address).collect();
+            let mut addresses: Vec<_> = found.iter().map(|(address, _)| address.clone()).collect();
             addresses.sort_unstable();
             addresses.dedup();
             addresses.truncate(limit);

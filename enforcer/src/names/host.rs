@@ -103,13 +103,8 @@ impl Host {
     /// What the files say now about a name: all of it, or whom to ask.
     pub(super) fn look(&mut self, name: &HostName, families: Families) -> Result<Look, String> {
         // Few miss that file, and the C library does not mind either.
-        if let Ok(hosts) = self.hosts.get(|bytes| {
-            let mut hosts = Hosts::default();
-            hosts
-                .read_hosts_conf(readable(bytes).as_bytes())
-                .map_err(|error| error.to_string())?;
-            Ok(Arc::new(hosts))
-        }) && let Some(round) = listed(&hosts, name, families)
+        if let Ok(hosts) = self.hosts.get(|bytes| parse_hosts(bytes).map(Arc::new))
+            && let Some(round) = listed(&hosts, name, families)
         {
             return Ok(Look::Known(round));
         }
@@ -117,6 +112,15 @@ impl Host {
             .get(|bytes| Asker::new(ResolvConf::parse(bytes)).map(Arc::new))
             .map(Look::Ask)
     }
+}
+
+/// What a `hosts` file says.
+pub(super) fn parse_hosts(bytes: &[u8]) -> Result<Hosts, String> {
+    let mut hosts = Hosts::default();
+    hosts
+        .read_hosts_conf(readable(bytes).as_bytes())
+        .map_err(|error| error.to_string())?;
+    Ok(hosts)
 }
 
 /// The lines of a `hosts` file that are text. One that is not, in somebody's comment perhaps, is no reason to do without
@@ -137,7 +141,7 @@ pub(super) enum Look {
 }
 
 /// What `hosts` says of a name. Where it has one of either family, nobody is asked for the other: so does glibc.
-fn listed(hosts: &Hosts, name: &HostName, families: Families) -> Option<Round> {
+pub(super) fn listed(hosts: &Hosts, name: &HostName, families: Families) -> Option<Round> {
     let fully_qualified = Name::from_ascii(format!("{name}.")).ok()?;
     let addresses = |kind| -> Vec<IpAddr> {
         let found = hosts.lookup_static_host(&Query::query(fully_qualified.clone(), kind));

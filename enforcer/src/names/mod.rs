@@ -13,6 +13,7 @@ mod host_name;
 pub mod inside;
 pub mod known;
 mod note;
+mod once;
 mod resolv;
 pub mod twins;
 pub mod unusable;
@@ -20,10 +21,12 @@ pub mod unusable;
 use std::path::PathBuf;
 
 pub use self::{
+    ask::Outcome,
     follow::{Change, Follower, TooManyNames},
     host_name::{HostName, HostNameError},
     known::{Answers, Seen},
     note::Note,
+    once::Once,
 };
 
 /// Names that are followed at once.

@@ -2,7 +2,7 @@
 //!
 //! Knows the syntax and each value by itself; whether rules fit together is checked with the policy file's.
 
-use std::{error, fmt, ops::RangeInclusive};
+use std::{error, fmt, ops::RangeInclusive, time::Duration};
 
 use enforcer_common::{clause::Proto, decide::Mode, errno::Errno};
 use ipnet::Ipv6Net;
@@ -81,6 +81,23 @@ pub fn container(value: &str) -> Result<String, ArgumentError> {
     check_container(value)
         .map(|()| value.to_owned())
         .map_err(ArgumentError)
+}
+
+/// A duration, as `expires` is written: `30s`, `5m`.
+///
+/// # Errors
+///
+/// [`ArgumentError`] for what is none.
+pub fn duration(value: &str) -> Result<Duration, ArgumentError> {
+    match parse_expires(value) {
+        Ok(Expires::After(duration)) => Ok(duration),
+        _ => {
+            let problem = Problem::new(format!("{} is no duration", quote(value)));
+            Err(ArgumentError(
+                problem.hint("write it like `30s`, `1m30s` or `1h`"),
+            ))
+        }
+    }
 }
 
 /// What may follow the prefix.
@@ -309,7 +326,7 @@ mod tests {
         .unwrap();
         assert_eq!(rule.uids, [0..=0, 1000..=1999]);
         assert_eq!(rule.mode, Some(Mode::Audit));
-        let expires = Expires::After(std::time::Duration::from_secs(5400));
+        let expires = Expires::After(Duration::from_secs(5400));
         assert_eq!(rule.expires, Some(expires));
         assert_eq!(rule.transparent, Some(false));
         assert_eq!(rule.action.to_string(), "redirect to 198.51.100.0/24");

@@ -112,7 +112,7 @@ impl<'event> Line<'event> {
 /// RFC 3339, UTC, always nine digits: so that lines sort as text.
 const TIME: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
 
-fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&TIME.timestamp_to_string(time))
 }
 

@@ -1,5 +1,5 @@
 //! Where events become lines: for people ([`live`]), for programs ([`json`]), and the [`summary`] at the end; and where
-//! what `doctor` found becomes its [`report`].
+//! what `doctor` found becomes its [`report`], and what `probe` found another ([`mod@probe`]).
 //!
 //! A sink [`Render`]s items into bytes and knows nothing of files; [`writer`] moves the bytes to a stream on
 //! a thread of its own, so that neither the reader of the ring buffer nor any connecting process ever waits
@@ -18,6 +18,8 @@ pub mod writer;
 pub mod summary;
 
 pub mod report;
+
+pub mod probe;
 
 pub(crate) mod text;
 

@@ -105,7 +105,7 @@ fn lines(item: &Item, name_width: usize, colour: Colour, out: &mut String) {
 }
 
 /// Names of cgroups and programs are others' to choose: no control characters, and no lines of their own.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().fold(String::new(), |mut out, c| {
         if is_plain(c) {
             out.push(c);

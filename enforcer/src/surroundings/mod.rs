@@ -6,7 +6,7 @@
 
 mod interfaces;
 mod nameservers;
-mod nat64;
+pub(crate) mod nat64;
 mod peers;
 
 mod warnings;

@@ -10,13 +10,13 @@ use std::{
 use ipnet::Ipv6Net;
 
 /// The name with only IPv4 addresses (RFC 7050 section 8.1).
-const IPV4_ONLY: &str = "ipv4only.arpa";
+pub(crate) const IPV4_ONLY: &str = "ipv4only.arpa";
 
 /// Its addresses (RFC 7050 section 8.2).
 const WELL_KNOWN_ADDRS: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 170), Ipv4Addr::new(192, 0, 0, 171)];
 
 /// The prefix to use where the network has none of its own (RFC 6052 section 2.1).
-pub(super) fn well_known_prefix() -> Ipv6Net {
+pub(crate) fn well_known_prefix() -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96)
 }
 
@@ -75,7 +75,7 @@ where
 }
 
 /// What the addresses of [`IPV4_ONLY`] say.
-fn evaluate(addrs: &[IpAddr]) -> Nat64 {
+pub(crate) fn evaluate(addrs: &[IpAddr]) -> Nat64 {
     let mut prefixes: Vec<Ipv6Net> = Vec::new();
     let mut is_real = false;
     for addr in addrs {
@@ -112,6 +112,18 @@ fn prefix_of(addr: Ipv6Addr) -> Option<Ipv6Net> {
     Some(Ipv6Net::new(addr, prefix_len).ok()?.trunc())
 }
 
+/// The IPv4 address in an address of a NAT64 prefix. `None` for an address outside of it, and for a prefix length that has
+/// no place for one.
+pub(crate) fn ipv4_inside(prefix: Ipv6Net, addr: Ipv6Addr) -> Option<Ipv4Addr> {
+    let octets = addr.octets();
+    let (_, at) = POSITIONS
+        .iter()
+        .find(|(prefix_len, _)| *prefix_len == prefix.prefix_len())?;
+    prefix
+        .contains(&addr)
+        .then(|| Ipv4Addr::from(at.map(|index| octets[index])))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +150,24 @@ mod tests {
                 "{made_up}"
             );
         }
+    }
+
+    #[test]
+    fn the_address_inside_is_found_in_its_prefix_and_nowhere_else() {
+        // RFC 6052 section 2.4.
+        for (prefix, addr) in [
+            ("2001:db8::/32", "2001:db8:c000:221::"),
+            ("2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100:0"),
+            ("64:ff9b::/96", "64:ff9b::192.0.2.33"),
+        ] {
+            let (prefix, addr) = (prefix.parse().unwrap(), addr.parse().unwrap());
+            assert_eq!(ipv4_inside(prefix, addr), Some(Ipv4Addr::new(192, 0, 2, 33)));
+            assert_eq!(ipv4_inside(prefix, "2001:db9::1".parse().unwrap()), None);
+        }
+        assert_eq!(
+            ipv4_inside("2001:db8::/33".parse().unwrap(), "2001:db8::1".parse().unwrap()),
+            None
+        );
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use self::{
     container::ContainerError,
     hierarchy::{Hierarchy, HierarchyError},
     nesting::Nesting,
-    pid::PidError,
+    pid::{PidError, own_cgroup_path},
     resolve::{Note, Request, ResolveError, ResolvedTarget},
     wait::{VanishWatch, WaitError},
     watch::WatchError,

@@ -179,7 +179,11 @@ fn located(hierarchy: &Hierarchy, pid: u32, path: &Path) -> Result<PathBuf, PidE
 }
 
 /// The cgroup of this very process, as its cgroup namespace names it.
-pub(super) fn own_cgroup_path() -> Result<PathBuf, PidError> {
+///
+/// # Errors
+///
+/// [`PidError`] where it is in none of version 2, or in one that was removed.
+pub fn own_cgroup_path() -> Result<PathBuf, PidError> {
     let pid = std::process::id();
     let process = Process::myself().map_err(|error| failed(pid, "", error.into_io()))?;
     cgroup_path(&process, pid)

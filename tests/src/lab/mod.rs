@@ -81,7 +81,7 @@ pub struct Lab {
     pub http: Server,
     /// Sends back what it gets.
     pub echo: Server,
-    _nameserver: Nameserver,
+    nameserver: Nameserver,
     names: NamesFixture,
     wiring: Wiring,
     breakage: Breakage,
@@ -110,11 +110,37 @@ impl Lab {
         Ok(Self {
             http: Server::http(&wiring.server, listening(HTTP_PORT), PAGE)?,
             echo: Server::echo(&wiring.server, listening(ECHO_PORT))?,
-            _nameserver: Nameserver::start(&wiring.router, NAMESERVER.into(), records)?,
+            nameserver: Nameserver::start(&wiring.router, NAMESERVER.into(), records)?,
             names,
             wiring,
             breakage,
         })
+    }
+
+    /// The nameserver, which can be told to say something else.
+    #[must_use]
+    pub const fn nameserver(&self) -> &Nameserver {
+        &self.nameserver
+    }
+
+    /// From now on the router loses IPv6 packets of more than 1280 octets, and says nothing: a path MTU black hole. Beside
+    /// the breakage, which is another matter.
+    ///
+    /// # Errors
+    ///
+    /// Without `nft`.
+    pub fn lose_long_packets(&self) -> Result<()> {
+        self.wiring.lose_long_packets()
+    }
+
+    /// Starts another server of HTTP at that port of the server's addresses, or of those of IPv4 alone.
+    ///
+    /// # Errors
+    ///
+    /// When the port is taken.
+    pub fn serve_http(&self, addresses: &[IpAddr], port: u16) -> Result<Server> {
+        let addresses = addresses.iter().map(|address| SocketAddr::new(*address, port));
+        Server::http(&self.wiring.server, addresses, PAGE)
     }
 
     /// What is broken.

@@ -16,7 +16,10 @@ use hickory_server::{
         runtime::{Time, TokioRuntimeProvider},
         xfer::Protocol,
     },
-    proto::rr::{Name, RData, Record, RecordType, rdata::SOA},
+    proto::rr::{
+        Name, RData, Record, RecordType,
+        rdata::{PTR, SOA},
+    },
     server::{Request, RequestHandler, ResponseHandler, ResponseInfo},
     store::in_memory::InMemoryZoneHandler,
     zone_handler::{AxfrPolicy, Catalog, ZoneType},
@@ -121,6 +124,31 @@ impl Nameserver {
         Ok(())
     }
 
+    /// From now on it knows these names and no others, and these names of addresses, with that TTL.
+    ///
+    /// # Errors
+    ///
+    /// When a name is none. Then it goes on saying what it said.
+    pub fn set_with_pointers<'name>(
+        &self,
+        ttl_secs: u32,
+        records: impl IntoIterator<Item = (&'name str, IpAddr)>,
+        pointers: impl IntoIterator<Item = (IpAddr, &'name str)>,
+    ) -> Result<()> {
+        let mut zone = zone(ttl_secs, records)?;
+        for (address, name) in pointers {
+            let target =
+                Name::from_ascii(format!("{name}.")).with_context(|| format!("understand name {name}"))?;
+            let record = Record::from_rdata(Name::from(address), ttl_secs, RData::PTR(PTR(target)));
+            ensure!(
+                zone.upsert_mut(record, 1),
+                "add {name} for {address} to a DNS zone: it refuses it"
+            );
+        }
+        *lock(&self.said.catalog) = catalog_of(zone);
+        Ok(())
+    }
+
     /// Every question so far, in order.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
@@ -194,9 +222,13 @@ fn catalog<'name>(
     ttl_secs: u32,
     records: impl IntoIterator<Item = (&'name str, IpAddr)>,
 ) -> Result<Arc<Catalog>> {
+    Ok(catalog_of(zone(ttl_secs, records)?))
+}
+
+fn catalog_of(zone: InMemoryZoneHandler<TokioRuntimeProvider>) -> Arc<Catalog> {
     let mut catalog = Catalog::new();
-    catalog.upsert(Name::root().into(), vec![Arc::new(zone(ttl_secs, records)?)]);
-    Ok(Arc::new(catalog))
+    catalog.upsert(Name::root().into(), vec![Arc::new(zone)]);
+    Arc::new(catalog)
 }
 
 impl Drop for Nameserver {

@@ -54,6 +54,16 @@ table ip6 lab {
 }
 ";
 
+/// Drops what is longer than every link carries. The length is that without IPv6's own 40 octets.
+const DROP_LONG_PACKETS: &str = "
+table ip6 long {
+    chain forward {
+        type filter hook forward priority 0
+        ip6 length > 1240 drop
+    }
+}
+";
+
 /// The namespaces, joined.
 #[derive(Debug)]
 pub(super) struct Wiring {
@@ -87,6 +97,11 @@ impl Wiring {
         wire_server(server).context("set the server up")?;
         wire_client(client, breakage).context("set the client up")?;
         Ok(wiring)
+    }
+
+    /// Lets long packets vanish at the router.
+    pub(super) fn lose_long_packets(&self) -> Result<()> {
+        filter(&self.router, DROP_LONG_PACKETS).context("lose long packets")
     }
 }
 

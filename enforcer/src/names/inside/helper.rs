@@ -1,6 +1,6 @@
 //! What the helper does: enter, give up every privilege, read, ask, say, end.
 
-use std::{error::Error as _, fs, io, io::Write, os::fd::AsFd as _, sync::Arc};
+use std::{error::Error as _, fs, io, io::Write, os::fd::AsFd as _, path::PathBuf, sync::Arc};
 
 use rustix::{
     process::{
@@ -22,7 +22,7 @@ use super::{
     },
     DEADLINE, Job, file,
     message::Message,
-    process::{self, PlaceError},
+    process::{self, Place, PlaceError},
 };
 
 /// The user and the group `nobody`.
@@ -33,7 +33,7 @@ const AT_ONCE: usize = 32;
 
 /// Why no question can be asked.
 #[derive(Debug, thiserror::Error)]
-enum HelperError {
+pub(crate) enum HelperError {
     #[error("the process that wanted to know is gone")]
     Orphan,
     #[error("cannot arrange to end with the process that wants to know")]
@@ -94,7 +94,26 @@ pub async fn answer(job: Job, mut out: impl Write) -> io::Result<()> {
 
 /// Enters the target and comes back with its resolver, and without privileges.
 fn enter(job: &Job) -> Result<Asker, HelperError> {
-    die_with(job.parent)?;
+    let (place, ()) = enter_target(job.parent, &job.cgroups, None, || ())?;
+    // With the rights of nobody: links may lead to what only root may read, in /proc among others.
+    let text = place
+        .read(file::RESOLV_CONF)
+        .map_err(|source| HelperError::Read {
+            pid: place.pid,
+            source,
+        })?;
+    Asker::new(ResolvConf::parse(&text)).map_err(HelperError::Resolver)
+}
+
+/// Enters the network namespace of a process of the target (the one with that number, or the first), does there what
+/// still needs privileges, and gives all of them up.
+pub(crate) fn enter_target<T>(
+    parent: u32,
+    cgroups: &[PathBuf],
+    process: Option<u32>,
+    privileged: impl FnOnce() -> T,
+) -> Result<(Place, T), HelperError> {
+    die_with(parent)?;
     undisturbed()?;
     // Namespaces and privileges are a thread's: another one would keep them.
     let threads = fs::read_dir("/proc/self/task").map(Iterator::count);
@@ -103,7 +122,7 @@ fn enter(job: &Job) -> Result<Asker, HelperError> {
     }
     // Before anything is entered: whoever stays root reads what only root may.
     let becomes_nobody = may_become_nobody()?;
-    let place = process::find(&job.cgroups)?;
+    let place = process::find(cgroups, process)?;
     let pid = place.pid;
     move_into_link_name_space(place.netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(|error| {
         HelperError::Enter {
@@ -111,15 +130,13 @@ fn enter(job: &Job) -> Result<Asker, HelperError> {
             source: error.into(),
         }
     })?;
+    let done = privileged();
     give_up_privileges(becomes_nobody).map_err(HelperError::Privileges)?;
     // For a process that becomes another user's, the kernel forgets both (`commit_creds`, kernel/cred.c): asked for
     // again.
-    die_with(job.parent)?;
+    die_with(parent)?;
     undisturbed()?;
-    // With the rights of nobody: links may lead to what only root may read, in /proc among others.
-    let text = file::read_in_root(place.root.as_fd(), file::RESOLV_CONF)
-        .map_err(|source| HelperError::Read { pid, source })?;
-    Asker::new(ResolvConf::parse(&text)).map_err(HelperError::Resolver)
+    Ok((place, done))
 }
 
 fn die_with(parent: u32) -> Result<(), HelperError> {

@@ -17,6 +17,7 @@ use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 use super::{Families, HostName, HostNameError};
 
 pub use self::helper::answer;
+pub(crate) use self::helper::enter_target;
 pub(super) use self::start::ask;
 
 /// The verb of the program that starts [`answer`].

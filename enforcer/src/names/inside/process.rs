@@ -4,11 +4,13 @@ use std::{
     collections::VecDeque,
     fs::{self, File},
     io::{self, Read as _},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::file;
 
 /// Cgroups looked into for a process, a target's own and those below.
 const MAX_CGROUPS: usize = 256;
@@ -18,20 +20,29 @@ const MAX_LIST_BYTES: u64 = 64 << 10;
 
 /// Where a target is.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// The process it was taken from.
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
     /// Its network namespace.
     pub(super) netns: OwnedFd,
     /// Its root directory, opened as a path only.
     pub(super) root: OwnedFd,
 }
 
+impl Place {
+    /// Reads a short file of the target's, as its processes find it.
+    pub(crate) fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+        file::read_in_root(self.root.as_fd(), path)
+    }
+}
+
 /// Why there is no place.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PlaceError {
+pub(crate) enum PlaceError {
     #[error("the target has no process")]
     NoProcess,
+    #[error("process {pid} is no longer in its cgroup")]
+    Gone { pid: u32 },
     #[error("cannot look at process {pid} of the target")]
     Process {
         pid: u32,
@@ -40,15 +51,17 @@ pub(super) enum PlaceError {
     },
 }
 
-/// The place of the process with the lowest number in these cgroups and those below them: who began there.
-pub(super) fn find(cgroups: &[PathBuf]) -> Result<Place, PlaceError> {
-    let mut last = PlaceError::NoProcess;
+/// The place of the process with that number, or of the one with the lowest in these cgroups and those below them: who
+/// began there.
+pub(super) fn find(cgroups: &[PathBuf], wanted: Option<u32>) -> Result<Place, PlaceError> {
+    let mut last = wanted.map_or(PlaceError::NoProcess, |pid| PlaceError::Gone { pid });
     let directories = with_those_below(cgroups);
     let mut found: Vec<(u32, &Path)> = Vec::new();
     for directory in &directories {
         let pids = processes(directory).unwrap_or_default();
         found.extend(pids.into_iter().map(|pid| (pid, directory.as_path())));
     }
+    found.retain(|(pid, _)| wanted.is_none_or(|wanted| *pid == wanted));
     found.sort_unstable();
     for (pid, directory) in found {
         match open(pid, directory) {
@@ -175,21 +188,21 @@ mod tests {
                 fs::create_dir(directory).unwrap();
                 fs::write(directory.join("cgroup.procs"), format!("{}\n", pids[which])).unwrap();
             }
-            assert_eq!(find(&[one, two]).unwrap().pid, pids[0], "{order:?}");
+            assert_eq!(find(&[one, two], None).unwrap().pid, pids[0], "{order:?}");
         }
     }
 
     #[test]
     fn without_a_process_there_is_no_place() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(find(&[]), Err(PlaceError::NoProcess)));
+        assert!(matches!(find(&[], None), Err(PlaceError::NoProcess)));
         assert!(matches!(
-            find(&[folder.path().to_owned()]),
+            find(&[folder.path().to_owned()], None),
             Err(PlaceError::NoProcess)
         ));
         fs::write(folder.path().join("cgroup.procs"), "0\n").unwrap();
         assert!(matches!(
-            find(&[folder.path().to_owned()]),
+            find(&[folder.path().to_owned()], None),
             Err(PlaceError::NoProcess)
         ));
     }
@@ -205,7 +218,7 @@ mod tests {
         fs::create_dir(&below).unwrap();
         fs::write(folder.path().join("cgroup.procs"), "").unwrap();
         fs::write(below.join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
-        let place = find(&[folder.path().to_owned()]).unwrap();
+        let place = find(&[folder.path().to_owned()], None).unwrap();
         assert_eq!(place.pid, std::process::id());
         assert!(Hierarchy::find().is_ok());
     }
