@@ -22,7 +22,7 @@ mod nameserver;
 mod wiring;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
@@ -100,11 +100,7 @@ impl Lab {
     fn make(breakage: Breakage) -> Result<Self> {
         let names = NamesFixture::of_nameserver(NAMESERVER.into())?;
         let wiring = Wiring::new(breakage)?;
-        let listening = |port| {
-            let ipv6 = breakage.serves_ipv6().then_some(IpAddr::from(SERVER_IPV6));
-            let addresses = [SERVER_IPV4.into()].into_iter().chain(ipv6);
-            addresses.map(move |address| SocketAddr::new(address, port))
-        };
+        let listening = |port| breakage.listening(port);
         let addresses = breakage.addresses();
         let records = addresses.into_iter().map(|address| (NAME, address));
         Ok(Self {
@@ -133,6 +129,12 @@ impl Lab {
     #[must_use]
     pub const fn client(&self) -> &NetnsFixture {
         &self.wiring.client
+    }
+
+    /// The server's network namespace, for more servers; [`Breakage::listening`] says where they are to listen.
+    #[must_use]
+    pub const fn server(&self) -> &NetnsFixture {
+        &self.wiring.server
     }
 
     /// The client's side, with the lab's resolver, in the cgroup of whoever starts a process there.
