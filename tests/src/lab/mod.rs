@@ -81,7 +81,8 @@ pub struct Lab {
     pub http: Server,
     /// Sends back what it gets.
     pub echo: Server,
-    _nameserver: Nameserver,
+    /// Knows [`NAME`], until it is told otherwise.
+    pub nameserver: Nameserver,
     names: NamesFixture,
     wiring: Wiring,
     breakage: Breakage,
@@ -97,16 +98,31 @@ impl Lab {
         Self::make(breakage).with_context(|| format!("make a lab: {breakage}"))
     }
 
+    /// Makes one around a client's side that is there already, a container's: it has loopback and nothing else. A process
+    /// in it needs the lab's names in a way of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and when there is something else in it.
+    pub fn around(client: NetnsFixture, breakage: Breakage) -> Result<Self> {
+        Wiring::around(client, breakage)
+            .and_then(|wiring| Self::on(wiring, breakage))
+            .with_context(|| format!("make a lab: {breakage}"))
+    }
+
     fn make(breakage: Breakage) -> Result<Self> {
+        Self::on(Wiring::around(NetnsFixture::new()?, breakage)?, breakage)
+    }
+
+    fn on(wiring: Wiring, breakage: Breakage) -> Result<Self> {
         let names = NamesFixture::of_nameserver(NAMESERVER.into())?;
-        let wiring = Wiring::new(breakage)?;
         let listening = |port| breakage.listening(port);
         let addresses = breakage.addresses();
         let records = addresses.into_iter().map(|address| (NAME, address));
         Ok(Self {
             http: Server::http(&wiring.server, listening(HTTP_PORT), PAGE)?,
             echo: Server::echo(&wiring.server, listening(ECHO_PORT))?,
-            _nameserver: Nameserver::start(&wiring.router, NAMESERVER.into(), records)?,
+            nameserver: Nameserver::start(&wiring.router, NAMESERVER.into(), records)?,
             names,
             wiring,
             breakage,

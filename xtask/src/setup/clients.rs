@@ -1,5 +1,5 @@
-//! Client software that is no system package: what the lock files below `tests/clients` pin, installed below the
-//! target folder.
+//! Client software that is no system package: what the lock files below `tests/clients` pin, and what is compiled of the
+//! sources there, installed below the target folder.
 //!
 //! Each set lies in a folder of its own, `target/clients/NAME`, with a stamp in it that is written last and holds the sum
 //! of the files it was made from. So a set counts as there only if it is whole, and of these very files.
@@ -74,6 +74,71 @@ const SETS: &[Set] = &[
                 .args(["--require-hashes", "--only-binary=:all:", "--requirement"])
                 .arg(sources.join("python/requirements.txt"));
             vec![venv, pip]
+        },
+    },
+    Set {
+        name: "c",
+        why: "clients written in C: on musl, c-ares, libpq",
+        made_from: &["c/arrival.h", "c/plain.c", "c/cares.c", "c/libpq.c"],
+        commands: |sources, set| {
+            let compile = |compiler: &str, more: &[&str], source: &str, program: &str, library: &[&str]| {
+                let mut command = Command::new(compiler);
+                command
+                    .args(["-O2", "-Wall", "-Wextra"])
+                    .args(more)
+                    .arg("-o")
+                    .arg(set.join(program));
+                command.arg(sources.join("c").join(source)).args(library);
+                command
+            };
+            vec![
+                compile("musl-gcc", &["-static"], "plain.c", "musl", &[]),
+                compile("cc", &[], "cares.c", "cares", &["-lcares"]),
+                compile(
+                    "cc",
+                    &["-I/usr/include/postgresql"],
+                    "libpq.c",
+                    "libpq",
+                    &["-lpq"],
+                ),
+            ]
+        },
+    },
+    Set {
+        name: "go",
+        why: "a client written in Go",
+        made_from: &["go/client.go"],
+        commands: |sources, set| {
+            let mut go = Command::new("go");
+            // The distribution's compiler and its library are all that it takes.
+            go.envs([
+                ("GO111MODULE", "off"),
+                ("GOTOOLCHAIN", "local"),
+                ("GOPROXY", "off"),
+            ])
+            .env("GOCACHE", set.join("cache"))
+            .args(["build", "-o"])
+            .arg(set.join("client"))
+            .arg(sources.join("go/client.go"));
+            vec![go]
+        },
+    },
+    Set {
+        name: "java",
+        why: "clients written in Java",
+        made_from: &[
+            "java/Arrival.java",
+            "java/ByHttpClient.java",
+            "java/ByJdbc.java",
+            "java/BySocket.java",
+        ],
+        commands: |sources, set| {
+            let mut javac = Command::new("javac");
+            javac.arg("-d").arg(set);
+            for class in ["Arrival", "ByHttpClient", "ByJdbc", "BySocket"] {
+                javac.arg(sources.join("java").join(class).with_extension("java"));
+            }
+            vec![javac]
         },
     },
 ];
