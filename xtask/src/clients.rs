@@ -29,8 +29,8 @@ pub(crate) struct Args {
     /// One breakage of the lab only
     #[arg(long, value_name = "NAME")]
     breakage: Option<String>,
-    /// Write docs/clients.md and its picture
-    #[arg(long, conflicts_with_all = ["only", "breakage"])]
+    /// Write docs/clients.md and its picture, of what was found now and before
+    #[arg(long)]
     bless: bool,
 }
 

@@ -54,12 +54,22 @@ pub enum Expected {
     Anything,
 }
 
+/// Whether a client may wait there for something to be given up, when nobody governs it.
+#[must_use]
+pub const fn waits(breakage: Breakage) -> bool {
+    !matches!(
+        breakage,
+        Breakage::Healthy | Breakage::NoAddress | Breakage::NoRoute | Breakage::Refused
+    )
+}
+
 /// What must come of that client against that breakage in that mode.
 #[must_use]
 pub fn expected(client: &Client, breakage: Breakage, mode: Mode) -> Expected {
     match (breakage, mode) {
         (Breakage::Healthy, _) if client.ipv4_first => Expected::ByIpv4,
         (Breakage::Healthy, _) => Expected::ByIpv6,
+        (Breakage::AaaaOnly | Breakage::Literal, Mode::Without) => Expected::Fails,
         (_, Mode::Without) => Expected::Anything,
         (_, Mode::Redirect) => Expected::ByIpv4,
         // The kernel answers such a connect at once by itself, and C libraries know that.

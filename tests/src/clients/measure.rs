@@ -20,7 +20,7 @@ use crate::{
     wait::eventually,
 };
 
-/// How long a client is given.
+/// How long a client is given where its time is measured.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long one that has ended may keep its output open.
@@ -67,8 +67,8 @@ impl World {
     /// # Errors
     ///
     /// When it cannot be started.
-    pub fn measure(&self, client: &Client, mode: Mode) -> Result<Measured> {
-        self.run(client, mode, false)
+    pub fn measure(&self, client: &Client, mode: Mode, deadline: Duration) -> Result<Measured> {
+        self.run(client, mode, false, deadline)
     }
 
     /// Runs a client that nobody governs, and lets it connect to a name with an IPv4 address only.
@@ -76,16 +76,16 @@ impl World {
     /// # Errors
     ///
     /// When it cannot be started.
-    pub fn measure_plain(&self, client: &Client) -> Result<Measured> {
-        self.run(client, Mode::Without, true)
+    pub fn measure_plain(&self, client: &Client, deadline: Duration) -> Result<Measured> {
+        self.run(client, Mode::Without, true, deadline)
     }
 
-    fn run(&self, client: &Client, mode: Mode, plain: bool) -> Result<Measured> {
+    fn run(&self, client: &Client, mode: Mode, plain: bool, deadline: Duration) -> Result<Measured> {
         let command = self.command(client, mode, plain)?;
         let start = Instant::now();
         let mut process = Running::start(command)?;
         process.close_stdin();
-        let ended = eventually("a client to end", DEADLINE, || process.exited().transpose());
+        let ended = eventually("a client to end", deadline, || process.exited().transpose());
         let elapsed_ms = start.elapsed().as_secs_f64() * 1e3;
         if ended.is_err() {
             // It has a group of its own, with the programs that it has started.

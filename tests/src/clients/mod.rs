@@ -3,7 +3,7 @@
 //!
 //! [`table`] is the clients, a row each; [`services`] what they talk to; [`world`] a lab with three workloads, one without
 //! enforcer, one with a `reject` and one with a redirect; [`measure`] runs a client in one of them; [`judge`] says what
-//! must come of it. `cargo xtask clients` measures all of it for `docs/clients.md`, tests/tests/clients.rs a part for
+//! must come of it, [`crowd`] runs many at once. `cargo xtask clients` measures all of it for `docs/clients.md`, tests/tests/clients.rs a part for
 //! every change.
 
 pub mod table;
@@ -15,6 +15,8 @@ pub mod world;
 pub mod measure;
 
 pub mod judge;
+
+pub mod crowd;
 
 use std::path::{Path, PathBuf};
 

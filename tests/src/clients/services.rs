@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use futures_util::SinkExt as _;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -176,6 +176,10 @@ fn certified(authority: &Path) -> Result<TlsAcceptor> {
     let key = KeyPair::generate().context("make a key")?;
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A certificate whose issuer has its own name counts as its own issuer.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "the lab's authority");
     let certificate = params.self_signed(&key).context("make a certificate authority")?;
     fs::write(authority, certificate.pem()).with_context(|| format!("write {}", authority.display()))?;
     let issuer = Issuer::new(params, key);

@@ -30,8 +30,8 @@ struct Arguments {
     /// One breakage only
     #[arg(long, value_name = "NAME")]
     breakage: Option<Breakage>,
-    /// Writes docs/clients.md and its picture
-    #[arg(long, conflicts_with_all = ["only", "breakage"])]
+    /// Writes docs/clients.md and its picture, of what was found now and before
+    #[arg(long)]
     bless: bool,
     /// Where results go
     #[arg(long, value_name = "DIRECTORY")]
@@ -63,14 +63,16 @@ fn run(arguments: &Arguments) -> Result<bool> {
         .breakage
         .map_or_else(|| Breakage::ALL.to_vec(), |breakage| vec![breakage]);
     let rows = matrix::run(&clients, &breakages)?;
-    let report = Report::new(rows)?;
-    let wrong = report.tell();
     let folder = &arguments.output;
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    report.write(&folder.join("clients.json"))?;
+    let kept = folder.join("clients.json");
+    let report = Report::new(rows, &kept)?;
+    report.write(&kept)?;
+    let wrong = report.tell(&clients, &breakages);
     write(&folder.join("clients.md"), &markdown::tables(&report))?;
     write(&folder.join("clients.svg"), &picture::draw(&report)?)?;
     if arguments.bless {
+        report.check_complete()?;
         let document = arguments.repository.join("docs/clients.md");
         let before = fs::read_to_string(&document).with_context(|| format!("read {}", document.display()))?;
         write(

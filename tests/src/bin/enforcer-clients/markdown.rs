@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use enforcer_tests::{clients::world::Mode, lab::Breakage};
 
-use crate::report::{Report, Row, text};
+use crate::report::{Line, Report, text};
 
 /// Between these the document is written by the program.
 const BEGIN: &str = "<!-- begin: cargo xtask clients --bless -->\n";
@@ -31,7 +31,8 @@ pub(crate) fn tables(report: &Report) -> String {
     let _ = writeln!(text, "Linux {}; {}.\n", report.kernel, software.join(", "));
     failures(&mut text, report);
     for breakage in Breakage::ALL {
-        let rows: Vec<_> = report.rows.iter().filter(|row| row.is == breakage).collect();
+        let lines = report.lines();
+        let rows: Vec<_> = lines.iter().filter(|line| line.breakage == breakage).collect();
         if rows.is_empty() {
             continue;
         }
@@ -51,7 +52,7 @@ pub(crate) fn tables(report: &Report) -> String {
     text
 }
 
-fn line(to: &mut String, row: &Row) {
+fn line(to: &mut String, row: &Line<'_>) {
     let cells = Mode::ALL.map(|mode| {
         let cell = row.cells.of(mode);
         match cell.arrived() {
@@ -64,28 +65,21 @@ fn line(to: &mut String, row: &Row) {
     let _ = writeln!(
         to,
         "| {}{place} | {plain} | {} | {} | {} |",
-        row.client, cells[0], cells[1], cells[2]
+        row.client.name, cells[0], cells[1], cells[2]
     );
 }
 
 /// Who is not helped by a `reject` though the name has an IPv4 address, and why.
 fn failures(to: &mut String, report: &Report) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
-    for row in &report.rows {
-        if let Some(why) = row.why
-            && row.is == Breakage::BlackHole
-            && !seen.iter().any(|(client, _)| *client == row.client)
-        {
-            seen.push((row.client, why));
-        }
-    }
-    if seen.is_empty() {
-        return;
-    }
+    let lines = report.lines();
+    let failing = lines.iter().filter_map(|line| {
+        let is_wanted = line.breakage == Breakage::BlackHole && !line.contained;
+        Some((line.client.name, line.why().filter(|_| is_wanted)?))
+    });
     let _ = writeln!(to, "### Whom a `reject` does not help\n");
     let _ = writeln!(to, "| client | because it |");
     let _ = writeln!(to, "|---|---|");
-    for (client, why) in seen {
+    for (client, why) in failing {
         let _ = writeln!(to, "| {client} | {why} |");
     }
     to.push('\n');

@@ -1,20 +1,14 @@
 //! Runs the matrix: cells that merely wait many at once, the others as few as the CPUs bear, and those whose time is in
 //! doubt again, alone.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::{collections::BTreeMap, thread};
 
 use anyhow::{Context as _, Result};
 use enforcer_tests::{
     clients::{
-        judge::{Cells, judge},
-        measure::Measured,
+        crowd::at_once,
+        judge::{Cells, judge, waits},
+        measure::{DEADLINE, Measured, Outcome},
         services::Service,
         table::Client,
         world::{Mode, World},
@@ -29,7 +23,7 @@ use crate::report::{self, Row};
 const WAITING: usize = 24;
 
 /// How often a cell is run whose time is in doubt. The median counts.
-const REPEATS: usize = 3;
+const REPEATS: usize = 5;
 
 /// One run of a client: in the workload of that mode, or, with none, to a name that nothing can be wrong with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,61 +91,34 @@ fn measured(places: &[Place<'_>]) -> Result<Vec<Row>> {
             }
         }
     }
-    let mut found = at_once(places, &waiting, WAITING)?;
+    let mut found = run_cells(places, &waiting, WAITING)?;
+    // Half of the time a program waits for the disk, for its server, or for another program.
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    found.extend(at_once(places, &quick, cpus)?);
+    found.extend(run_cells(places, &quick, 2 * cpus)?);
     let mut rows = Vec::new();
     for (world, place) in places.iter().enumerate() {
         for (client, row) in place.clients.iter().enumerate() {
             let mut cells = gathered(&found, world, client)?;
             let breakage = place.world.breakage();
             if !judge(row, breakage, &cells, true).is_empty() {
-                cells = again(&place.world, row)?;
+                cells = again(&place.world, row, cells.without)?;
             }
-            let wrong = judge(row, breakage, &cells, true);
-            rows.push(Row::new(row, breakage, place.contained, cells, wrong));
+            rows.push(Row {
+                client: row.name.to_owned(),
+                breakage: breakage.to_string(),
+                contained: place.contained,
+                cells,
+            });
         }
     }
     Ok(rows)
 }
 
-/// Whether clients wait for something to be given up there.
-fn waits(breakage: Breakage) -> bool {
-    !matches!(
-        breakage,
-        Breakage::Healthy | Breakage::NoAddress | Breakage::NoRoute | Breakage::Refused
-    )
-}
-
 /// Runs cells, that many at a time.
-fn at_once(places: &[Place<'_>], cells: &[Cell], width: usize) -> Result<BTreeMap<Cell, Measured>> {
+fn run_cells(places: &[Place<'_>], cells: &[Cell], width: usize) -> Result<BTreeMap<Cell, Measured>> {
     report::say(&format!("{} runs, {width} at a time", cells.len()));
-    let next = AtomicUsize::new(0);
-    let found = Mutex::new(BTreeMap::new());
-    let failed = Mutex::new(None);
-    let lock = |error| *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-    thread::scope(|scope| {
-        for _ in 0..width {
-            scope.spawn(|| {
-                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match once(places, *cell) {
-                        Ok(measured) => {
-                            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                            found.insert(*cell, measured);
-                        }
-                        Err(error) => {
-                            lock(error);
-                            break;
-                        }
-                    }
-                }
-            });
-        }
-    });
-    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
-    }
-    Ok(found.into_inner().unwrap_or_else(PoisonError::into_inner))
+    let found = at_once(cells, width, |cell| once(places, *cell))?;
+    Ok(cells.iter().copied().zip(found).collect())
 }
 
 fn once(places: &[Place<'_>], cell: Cell) -> Result<Measured> {
@@ -161,8 +128,8 @@ fn once(places: &[Place<'_>], cell: Cell) -> Result<Measured> {
 
 fn measure(world: &World, client: &Client, mode: Option<Mode>) -> Result<Measured> {
     match mode {
-        Some(mode) => world.measure(client, mode),
-        None => world.measure_plain(client),
+        Some(mode) => world.measure(client, mode, DEADLINE),
+        None => world.measure_plain(client, DEADLINE),
     }
     .with_context(|| format!("run {} against {}", client.name, world.breakage()))
 }
@@ -180,13 +147,18 @@ fn gathered(found: &BTreeMap<Cell, Measured>, world: usize, client: usize) -> Re
     })
 }
 
-/// Runs a client's cells again, one at a time and in turn, and keeps the median of each.
-fn again(world: &World, client: &Client) -> Result<Cells> {
+/// Runs a client's cells again, one at a time and in turn, and keeps the median of each. One that has waited for its
+/// deadline would do so again.
+fn again(world: &World, client: &Client, without: Measured) -> Result<Cells> {
+    let waited = without.outcome == Outcome::Deadline;
     let mut rounds = Vec::new();
     for _ in 0..REPEATS {
         let of = |mode| measure(world, client, mode);
         rounds.push(Cells {
-            without: of(Some(Mode::Without))?,
+            without: match waited {
+                true => without.clone(),
+                false => of(Some(Mode::Without))?,
+            },
             reject: of(Some(Mode::Reject))?,
             redirect: of(Some(Mode::Redirect))?,
             plain: of(None)?,

@@ -7,7 +7,7 @@ use enforcer_tests::{
 };
 use plotters::prelude::*;
 
-use crate::report::{Report, Row, text};
+use crate::report::{Line, Report, text};
 
 /// Colours that people who see few of them can still tell apart (Okabe and Ito).
 const COLOURS: [RGBColor; 3] = [RGBColor(213, 94, 0), RGBColor(0, 114, 178), RGBColor(0, 158, 115)];
@@ -32,8 +32,10 @@ const TICKS: [(f64, &str); 5] = [
 
 /// Draws it, as SVG.
 pub(crate) fn draw(report: &Report) -> Result<String> {
-    let wanted = |row: &&Row| row.is == Breakage::BlackHole && row.pictured;
-    let rows: Vec<_> = report.rows.iter().filter(wanted).collect();
+    let lines = report.lines();
+    let is_wanted =
+        |line: &&Line<'_>| line.breakage == Breakage::BlackHole && line.client.pictured && !line.contained;
+    let rows: Vec<_> = lines.iter().filter(is_wanted).collect();
     let height = TOP + ROW * i32::try_from(rows.len())? + 40;
     let mut svg = String::new();
     {
@@ -61,7 +63,7 @@ pub(crate) fn draw(report: &Report) -> Result<String> {
         }
         for (index, row) in rows.iter().enumerate() {
             let top = TOP + ROW * i32::try_from(index)?;
-            let name = Text::new(row.client, (12, top + 4), label.clone());
+            let name = Text::new(row.client.name, (12, top + 4), label.clone());
             root.draw(&name).map_err(drawing)?;
             for (bar, (mode, colour)) in Mode::ALL.into_iter().zip(COLOURS).enumerate() {
                 let cell = row.cells.of(mode);

@@ -1,84 +1,79 @@
 //! [`Report`]: what came of everything, kept as JSON and told as lines.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 use enforcer_tests::{
     clients::{
-        judge::{Cells, Expected, expected},
+        judge::{Cells, judge},
         measure::{Measured, Outcome},
-        table::{Client, Family, Reject},
+        table::{self, Client, Reject},
         world::Mode,
     },
     lab::Breakage,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// A client against a breakage.
-#[derive(Clone, Debug, Serialize)]
+/// A client against a breakage, as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
-    pub(crate) client: &'static str,
-    pub(crate) family: Family,
+    pub(crate) client: String,
     pub(crate) breakage: String,
-    #[serde(skip)]
-    pub(crate) is: Breakage,
     /// Whether it ran in a Docker container.
     pub(crate) contained: bool,
-    #[serde(flatten)]
     pub(crate) cells: Cells,
-    /// Why a `reject` does not help it, where it does not.
-    pub(crate) why: Option<&'static str>,
-    #[serde(skip)]
-    pub(crate) pictured: bool,
-    /// What is not as it must be.
-    pub(crate) wrong: Vec<String>,
 }
 
-impl Row {
-    pub(crate) fn new(
-        client: &Client,
-        breakage: Breakage,
-        contained: bool,
-        cells: Cells,
-        wrong: Vec<String>,
-    ) -> Self {
-        let fails = expected(client, breakage, Mode::Reject) == Expected::Fails;
-        let why = match client.reject {
-            Reject::FirstOnly(why) if fails => Some(why),
+/// The same, with what is known of the client.
+pub(crate) struct Line<'a> {
+    pub(crate) client: Client,
+    pub(crate) breakage: Breakage,
+    pub(crate) contained: bool,
+    pub(crate) cells: &'a Cells,
+}
+
+impl Line<'_> {
+    /// Why a `reject` does not help it, where it does not.
+    pub(crate) fn why(&self) -> Option<&'static str> {
+        match self.client.reject {
+            Reject::FirstOnly(why) => Some(why),
             _ => None,
-        };
-        Self {
-            client: client.name,
-            family: client.family,
-            breakage: breakage.to_string(),
-            is: breakage,
-            contained,
-            cells,
-            why,
-            pictured: client.pictured && !contained,
-            wrong,
         }
     }
 }
 
-/// Everything.
-#[derive(Clone, Debug, Serialize)]
+/// Everything that is known: what was run now, and what before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) kernel: String,
     /// Versions of what was run.
-    pub(crate) software: Vec<(&'static str, String)>,
+    pub(crate) software: BTreeMap<String, String>,
     pub(crate) rows: Vec<Row>,
 }
 
 impl Report {
-    pub(crate) fn new(rows: Vec<Row>) -> Result<Self> {
+    /// What was found now, and, from that file, what was found before with the same software on the same kernel.
+    pub(crate) fn new(mut rows: Vec<Row>, before: &Path) -> Result<Self> {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
-        let software = SOFTWARE
+        let kernel = kernel.trim().to_owned();
+        let software: BTreeMap<_, _> = SOFTWARE
             .into_iter()
-            .filter_map(|(name, words)| Some((name, version(words)?)))
+            .filter_map(|(name, words)| Some((name.to_owned(), version(words)?)))
             .collect();
+        let kept = fs::read_to_string(before).ok();
+        let kept: Option<Self> = kept.and_then(|text| serde_json::from_str(&text).ok());
+        if let Some(kept) = kept.filter(|kept| kept.kernel == kernel && kept.software == software) {
+            let key = |row: &Row| (row.client.clone(), row.breakage.clone(), row.contained);
+            let new: BTreeSet<_> = rows.iter().map(key).collect();
+            rows.extend(kept.rows.into_iter().filter(|row| !new.contains(&key(row))));
+        }
         Ok(Self {
-            kernel: kernel.trim().to_owned(),
+            kernel,
             software,
             rows,
         })
@@ -89,29 +84,74 @@ impl Report {
         fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))
     }
 
-    /// Prints every row, and returns how many things are wrong.
-    pub(crate) fn tell(&self) -> usize {
-        let mut breakage = None;
-        for row in &self.rows {
-            if breakage != Some((row.is, row.contained)) {
-                breakage = Some((row.is, row.contained));
-                let place = if row.contained { ", in a container" } else { "" };
-                say(&format!("\n{}{place}", row.breakage));
+    /// All rows of clients that there are, a breakage after the other, and in the order of the table.
+    pub(crate) fn lines(&self) -> Vec<Line<'_>> {
+        let clients = table::all();
+        let mut lines = Vec::new();
+        for breakage in Breakage::ALL {
+            for contained in [false, true] {
+                for client in &clients {
+                    let row = self.rows.iter().find(|row| {
+                        row.client == client.name
+                            && row.breakage == breakage.name()
+                            && row.contained == contained
+                    });
+                    lines.extend(row.map(|row| Line {
+                        client: *client,
+                        breakage,
+                        contained,
+                        cells: &row.cells,
+                    }));
+                }
+            }
+        }
+        lines
+    }
+
+    /// Fails unless every client has been run against every breakage.
+    pub(crate) fn check_complete(&self) -> Result<()> {
+        let clients = table::all();
+        let contained = clients.iter().filter(|client| client.contained).count();
+        let wanted = (clients.len() + contained) * Breakage::ALL.len();
+        let found = self.lines().len();
+        anyhow::ensure!(
+            found == wanted,
+            "{found} of {wanted} rows are there\nhint: run all clients against all breakages, at once or one after the other"
+        );
+        Ok(())
+    }
+
+    /// Prints the rows of those clients and breakages, and returns how many things are wrong.
+    pub(crate) fn tell(&self, clients: &[Client], breakages: &[Breakage]) -> usize {
+        let mut section = None;
+        let mut lines = self.lines();
+        lines.retain(|line| {
+            clients.iter().any(|client| client.name == line.client.name) && breakages.contains(&line.breakage)
+        });
+        let mut wrong = Vec::new();
+        for line in &lines {
+            if section != Some((line.breakage, line.contained)) {
+                section = Some((line.breakage, line.contained));
+                let place = if line.contained { ", in a container" } else { "" };
+                say(&format!("\n{}{place}", line.breakage));
+                let columns = ["IPv4 name", "without", "reject", "redirect"];
+                let [plain, without, reject, redirect] = columns;
                 say(&format!(
-                    "{:<38}{:>14}{:>14}{:>14}",
-                    "", "without", "reject", "redirect"
+                    "{:<34}{plain:>12}{without:>16}{reject:>16}{redirect:>16}",
+                    ""
                 ));
             }
-            let texts = Mode::ALL.map(|mode| text(row.cells.of(mode)));
+            let plain = text(&line.cells.plain);
+            let [without, reject, redirect] = Mode::ALL.map(|mode| text(line.cells.of(mode)));
+            let name = line.client.name;
             say(&format!(
-                "{:<38}{:>14}{:>14}{:>14}",
-                row.client, texts[0], texts[1], texts[2]
+                "{name:<34}{plain:>12}{without:>16}{reject:>16}{redirect:>16}"
             ));
+            wrong.extend(judge(&line.client, line.breakage, line.cells, true));
         }
-        let wrong: Vec<_> = self.rows.iter().flat_map(|row| &row.wrong).collect();
         say(&format!(
-            "\n{} clients and places, {} things are not as they must be",
-            self.rows.len(),
+            "\n{} rows, {} things are not as they must be",
+            lines.len(),
             wrong.len()
         ));
         for line in &wrong {
@@ -124,7 +164,7 @@ impl Report {
 /// What a cell shows: the time, and what it stands for.
 pub(crate) fn text(measured: &Measured) -> String {
     match &measured.outcome {
-        Outcome::Arrived(_) if measured.by_ipv6() => format!("{} v6", time(measured.ms)),
+        Outcome::Arrived(_) if measured.by_ipv6() => format!("{}, IPv6", time(measured.ms)),
         Outcome::Arrived(_) => time(measured.ms),
         Outcome::Failed(_) => format!("fails, {}", time(measured.ms)),
         Outcome::Deadline => "> 10 s".to_owned(),

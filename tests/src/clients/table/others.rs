@@ -131,6 +131,8 @@ pub(super) const CLIENTS: [Client; 35] = [
         &["redis-cli", "-h", "{host}", "-p", "{port}", "CLIENT", "INFO"],
     )
     .says(Said)
+    // hiredis asks for IPv4 first, and for IPv6 where there is none.
+    .ipv4_first()
     .rejected(TriesNext)
     .stands(),
     Client::new(
