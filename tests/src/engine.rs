@@ -230,7 +230,17 @@ impl Engine {
     ///
     /// When the engine refuses.
     pub fn run(self: &Arc<Self>, name: &str) -> Result<Container> {
-        self.make(&["run", "--detach"], name)
+        self.run_with(name, "none", &[])
+    }
+
+    /// Starts a container that does nothing, in that network and with further options.
+    ///
+    /// # Errors
+    ///
+    /// When the engine refuses.
+    pub fn run_with(self: &Arc<Self>, name: &str, network: &str, options: &[&str]) -> Result<Container> {
+        let how = ["run", "--detach", "--network", network];
+        self.make(&[&how, options].concat(), name)
     }
 
     /// The same, but does not start it.
@@ -239,12 +249,12 @@ impl Engine {
     ///
     /// When the engine refuses.
     pub fn create(self: &Arc<Self>, name: &str) -> Result<Container> {
-        self.make(&["create"], name)
+        self.make(&["create", "--network", "none"], name)
     }
 
     fn make(self: &Arc<Self>, how: &[&str], name: &str) -> Result<Container> {
         let mut arguments = how.to_vec();
-        arguments.extend(["--network", "none", "--name", name]);
+        arguments.extend(["--name", name]);
         if let Some(parent) = &self.parent {
             arguments.extend(["--cgroup-parent", parent]);
         }
@@ -374,6 +384,16 @@ impl Container {
     pub fn client(&self) -> Result<Client> {
         let arguments = ["exec", "--interactive", &self.name, image::CLIENT];
         Client::start_by(self.engine.docker(&arguments)?)
+    }
+
+    /// A command that runs a program inside, with these options of `docker exec`.
+    ///
+    /// # Errors
+    ///
+    /// When a file that the command needs cannot be opened.
+    pub fn command(&self, options: &[&str], words: &[&str]) -> Result<Command> {
+        self.engine
+            .docker(&[&["exec"], options, &[self.name.as_str()], words].concat())
     }
 
     /// Its network namespace.

@@ -16,12 +16,14 @@ use std::{env, fmt, fs, fs::OpenOptions, io::Write as _, path::Path, path::PathB
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::engine::Kind;
+use crate::{clients, engine::Kind};
 
 /// Something a test needs and a machine may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Need {
+    /// The clients of `cargo xtask clients`, with everything that its set-up brings.
+    Clients,
     /// `curl` on the path.
     Curl,
     /// A Docker engine and its command line, of the distribution's packages.
@@ -63,6 +65,7 @@ pub enum Need {
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Clients => "client software is not installed: `cargo xtask setup --for clients`",
             Self::Curl => "curl is not installed",
             Self::Docker => "no package has brought a Docker engine",
             Self::Podman => "no package has brought Podman and Docker's command line",
@@ -94,6 +97,10 @@ impl Need {
             Self::Node => &[&["node", "--version"]],
             Self::Python3 => &[&["python3", "--version"]],
             Self::Nft => &[&["nft", "--version"]],
+            Self::Clients => {
+                let sets = ["c", "go", "java", "node", "python"];
+                return Some(sets.iter().all(|set| clients::installed(set).is_ok()));
+            }
             Self::Docker => return Some(Kind::Docker.is_there()),
             Self::Podman => return Some(Kind::Podman.is_there()),
             Self::Postgres => return Some(postgres_programs().is_some()),

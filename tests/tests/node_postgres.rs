@@ -2,29 +2,19 @@
 //! IPv4 only: there is nothing to fall back to, and a redirect makes it work.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    os::unix::{fs::chown, process::CommandExt as _},
-    path::PathBuf,
-    process::Command,
-};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use enforcer_tests::{
     cgroup::CgroupFixture,
     enforcer::Enforcer,
-    need::{Need, need, postgres_programs},
+    need::{Need, need},
     netns::NetnsFixture,
     place::Place,
-    process::{Finished, Running, Stream},
+    postgres::Postgres,
+    process::{Finished, Running},
     wait::PATIENCE,
 };
-use rustix::{
-    process::{Gid, Signal, Uid},
-    thread::{UnshareFlags, set_thread_groups, set_thread_res_gid, set_thread_res_uid, unshare_unsafe},
-};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 /// Nobody here has an address in it, and no route leads to it.
 const PREFIX: &str = "2001:db8:3::/48";
@@ -87,91 +77,6 @@ socket.on("connect", () => {
 });
 "#;
 
-/// A user that owns nothing: the server refuses to be root.
-const NOBODY: u32 = 65534;
-
-/// Makes the program one of [`NOBODY`]'s, once it is where it belongs. What it shares with others by System V's means is
-/// gone with it, however it ends.
-fn as_nobody(command: &mut Command) {
-    let become_nobody = || -> io::Result<()> {
-        // SAFETY: after fork there is one thread, and no System V semaphore of the test's is in use.
-        unsafe { unshare_unsafe(UnshareFlags::NEWIPC) }?;
-        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-        set_thread_groups(&[])?;
-        set_thread_res_gid(group, group, group)?;
-        Ok(set_thread_res_uid(user, user, user)?)
-    };
-    // SAFETY: between fork and exec the closure makes system calls only.
-    unsafe { command.pre_exec(become_nobody) };
-}
-
-/// A PostgreSQL server with an empty database. It ends, and its files go, on drop.
-struct Postgres {
-    process: Option<Running>,
-    _folder: TempDir,
-}
-
-impl Postgres {
-    /// Starts one that listens there only.
-    fn start(netns: &NetnsFixture) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
-        let data = folder.path().join("data");
-        let programs = postgres_programs().unwrap();
-        let command = |program: &str| {
-            let mut command = Place::outside(netns).command(programs.join(program)).unwrap();
-            as_nobody(&mut command);
-            command
-                .current_dir(folder.path())
-                .env("LC_ALL", "C")
-                .arg("-D")
-                .arg(&data);
-            command
-        };
-        let mut initdb = command("initdb");
-        initdb.args([
-            "--auth=trust",
-            "--username=app",
-            "--no-sync",
-            "--encoding=UTF8",
-            "--locale=C",
-        ]);
-        let made = Running::start(initdb).unwrap().finish(PATIENCE * 3).unwrap();
-        assert!(made.status.success(), "{made:?}");
-        let access = data.join("pg_hba.conf");
-        fs::write(&access, format!("host all all {NEAR}/32 trust\n")).unwrap();
-
-        let mut postgres = command("postgres");
-        for setting in [
-            format!("listen_addresses={NEAR}"),
-            format!("port={PORT}"),
-            // Only the network is of interest.
-            "unix_socket_directories=".to_owned(),
-            "fsync=off".to_owned(),
-        ] {
-            postgres.args(["-c", &setting]);
-        }
-        let process = Running::start(postgres).unwrap();
-        let is_ready = |line: &str| line.contains("database system is ready to accept connections");
-        process.wait_for_line(Stream::Stderr, PATIENCE, is_ready).unwrap();
-        Self {
-            process: Some(process),
-            _folder: folder,
-        }
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            // The server's own children end with it: the quick way to shut down, which disconnects clients. Where it
-            // has ended by itself, or does not heed that, it is killed, and they notice.
-            let _ended_before = process.signal(Signal::INT);
-            let _killed = process.finish(PATIENCE);
-        }
-    }
-}
-
 /// What the program came to, in the workload's place.
 fn node(place: &Place<'_>, program: &PathBuf, url: &str) -> Value {
     let mut command = place.command("node").unwrap();
@@ -192,7 +97,7 @@ fn node_reaches_a_postgresql_server_on_ipv4_by_an_ipv6_url() {
     let near: SocketAddr = format!("{NEAR}:{PORT}").parse().unwrap();
     netns.add_local([near.ip()]).unwrap();
     let cgroup = CgroupFixture::new("test-node-postgres").unwrap();
-    let _server = Postgres::start(&netns);
+    let _server = Postgres::start(&netns, &[near]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("client.js");
     fs::write(&program, PROGRAM).unwrap();

@@ -64,7 +64,7 @@ fn a_reverse_name_that_is_missing_or_wrong_gets_the_right_record() {
         [missing(RECORD_IPV6), missing(RECORD_IPV4)]
     );
 
-    let server = lab.nameserver();
+    let server = &lab.nameserver;
     server
         .set_with_pointers(60, own, [(V6, "old.example"), (V4, "farm.example")])
         .unwrap();
@@ -101,7 +101,7 @@ fn a_reverse_name_that_is_missing_or_wrong_gets_the_right_record() {
 fn an_address_that_leads_back_to_a_name_with_ipv4_can_be_redirected_there() {
     let lab = Lab::new(Breakage::Literal).unwrap();
     let own = [(NAME, V6), (NAME, V4)];
-    lab.nameserver().set_with_pointers(60, own, [(V6, NAME)]).unwrap();
+    lab.nameserver.set_with_pointers(60, own, [(V6, NAME)]).unwrap();
     let finished = run(
         &lab.outside(),
         &[&format!("[{V6}]:{HTTP_PORT}"), "--output", "json"],
@@ -120,7 +120,7 @@ fn behind_a_nat64_that_does_not_work_the_address_inside_is_found() {
     let lab = Lab::new(Breakage::Healthy).unwrap();
     let inside: IpAddr = "64:ff9b::203.0.113.1".parse().unwrap();
     let made_up: IpAddr = "64:ff9b::192.0.0.170".parse().unwrap();
-    lab.nameserver()
+    lab.nameserver
         .set(60, [(NAME, inside), ("ipv4only.arpa", made_up)])
         .unwrap();
     let finished = run(&lab.outside(), &[&host(), "--output", "json"]);
@@ -255,7 +255,7 @@ fn it_looks_again_until_it_is_told_to_stop() {
         })
         .unwrap();
     // What changes is said in full.
-    lab.nameserver().set(60, [(NAME, V4)]).unwrap();
+    lab.nameserver.set(60, [(NAME, V4)]).unwrap();
     enforcer
         .wait_for_line(Stream::Stdout, LIMIT, |line| {
             line.contains("has no IPv6 address and works")

@@ -33,7 +33,7 @@ const PACKAGES: [&str; 3] = ["gcc", "libc6-dev", "ca-certificates"];
 
 /// Variables of this machine by which its registries, proxies and certificates are found, and what steers
 /// the verbs.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 16] = [
     "CI",
     "CARGO_HTTP_CAINFO",
     "CARGO_HTTP_PROXY",
@@ -41,7 +41,9 @@ const VARIABLES: [&str; 14] = [
     "ENFORCER_STRICT",
     "HTTPS_PROXY",
     "HTTP_PROXY",
+    "NODE_EXTRA_CA_CERTS",
     "NO_PROXY",
+    "PIP_CERT",
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
     "TERM",

@@ -27,6 +27,8 @@ mod lab;
 
 mod bench;
 
+mod clients;
+
 mod fresh;
 
 use std::process::ExitCode;
@@ -51,6 +53,8 @@ enum Verb {
     Lab(lab::Args),
     /// Measure what enforcer costs and what the alternatives cost, side by side (root)
     Bench(bench::Args),
+    /// Run the clients people use against each breakage of the lab, with and without enforcer (root)
+    Clients(clients::Args),
     /// Run every check and every test
     Test(test::Args),
     /// Run the integration tests on every kernel line, under qemu
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Lab(args) => lab::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Clients(args) => clients::run(&args),
         Verb::Test(args) => Ok(test::run(&args)),
         Verb::Vm(args) => vm::run(&args).map(|summary| ExitCode::from(u8::from(summary.failed > 0))),
         Verb::Tidy => tidy::run(),

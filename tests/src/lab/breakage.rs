@@ -1,7 +1,11 @@
 //! [`Breakage`]: the ways in which IPv6 is broken in the field, as data. How each is built is the business of
 //! `wiring`.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use anyhow::{Context as _, Error, Result};
 
@@ -96,8 +100,16 @@ impl Breakage {
         }
     }
 
+    /// Where a server of the lab listens.
+    #[must_use]
+    pub fn listening(self, port: u16) -> Vec<SocketAddr> {
+        let ipv6 = self.serves_ipv6().then_some(IpAddr::from(SERVER_IPV6));
+        let addresses = [SERVER_IPV4.into()].into_iter().chain(ipv6);
+        addresses.map(|address| SocketAddr::new(address, port)).collect()
+    }
+
     /// Whether the server listens by IPv6. Where packets do not get that far it does not matter.
-    pub(super) const fn serves_ipv6(self) -> bool {
+    const fn serves_ipv6(self) -> bool {
         matches!(self, Self::Healthy | Self::Slow)
     }
 

@@ -22,7 +22,7 @@ mod nameserver;
 mod wiring;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
 };
 
@@ -81,7 +81,8 @@ pub struct Lab {
     pub http: Server,
     /// Sends back what it gets.
     pub echo: Server,
-    nameserver: Nameserver,
+    /// Knows [`NAME`], until it is told otherwise.
+    pub nameserver: Nameserver,
     names: NamesFixture,
     wiring: Wiring,
     breakage: Breakage,
@@ -97,14 +98,25 @@ impl Lab {
         Self::make(breakage).with_context(|| format!("make a lab: {breakage}"))
     }
 
+    /// Makes one around a client's side that is there already, a container's: it has loopback and nothing else. A process
+    /// in it needs the lab's names in a way of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and when there is something else in it.
+    pub fn around(client: NetnsFixture, breakage: Breakage) -> Result<Self> {
+        Wiring::around(client, breakage)
+            .and_then(|wiring| Self::on(wiring, breakage))
+            .with_context(|| format!("make a lab: {breakage}"))
+    }
+
     fn make(breakage: Breakage) -> Result<Self> {
+        Self::on(Wiring::around(NetnsFixture::new()?, breakage)?, breakage)
+    }
+
+    fn on(wiring: Wiring, breakage: Breakage) -> Result<Self> {
         let names = NamesFixture::of_nameserver(NAMESERVER.into())?;
-        let wiring = Wiring::new(breakage)?;
-        let listening = |port| {
-            let ipv6 = breakage.serves_ipv6().then_some(IpAddr::from(SERVER_IPV6));
-            let addresses = [SERVER_IPV4.into()].into_iter().chain(ipv6);
-            addresses.map(move |address| SocketAddr::new(address, port))
-        };
+        let listening = |port| breakage.listening(port);
         let addresses = breakage.addresses();
         let records = addresses.into_iter().map(|address| (NAME, address));
         Ok(Self {
@@ -115,12 +127,6 @@ impl Lab {
             wiring,
             breakage,
         })
-    }
-
-    /// The nameserver, which can be told to say something else.
-    #[must_use]
-    pub const fn nameserver(&self) -> &Nameserver {
-        &self.nameserver
     }
 
     /// From now on the router loses IPv6 packets of more than 1280 octets, and says nothing: a path MTU black hole. Beside
@@ -159,6 +165,12 @@ impl Lab {
     #[must_use]
     pub const fn client(&self) -> &NetnsFixture {
         &self.wiring.client
+    }
+
+    /// The server's network namespace, for more servers; [`Breakage::listening`] says where they are to listen.
+    #[must_use]
+    pub const fn server(&self) -> &NetnsFixture {
+        &self.wiring.server
     }
 
     /// The client's side, with the lab's resolver, in the cgroup of whoever starts a process there.

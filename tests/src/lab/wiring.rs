@@ -73,10 +73,14 @@ pub(super) struct Wiring {
 }
 
 impl Wiring {
-    /// Makes them, with everything a lab has but servers.
-    pub(super) fn new(breakage: Breakage) -> Result<Self> {
+    /// Makes them around that one, with everything a lab has but servers.
+    pub(super) fn around(client: NetnsFixture, breakage: Breakage) -> Result<Self> {
+        // Engines switch IPv6 off where they give a container none.
+        for scope in ["all", "default"] {
+            client.set(&format!("ipv6/conf/{scope}/disable_ipv6"), "0")?;
+        }
         let wiring = Self {
-            client: NetnsFixture::new()?,
+            client,
             router: NetnsFixture::new()?,
             server: NetnsFixture::new()?,
         };

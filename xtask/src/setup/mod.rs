@@ -2,11 +2,12 @@
 //!
 //! It looks, says what is missing and what it will do, and only then acts: system packages with `--yes` or
 //! on a person's word, the rest at once, because nothing of it leaves the toolchain's and cargo's own
-//! folders. What nothing here can bring ends in commands that a person can type.
+//! folders and the target folder. What nothing here can bring ends in commands that a person can type.
 
 mod system;
 
 mod bpf_linker;
+mod clients;
 mod rust_src;
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
@@ -27,6 +28,8 @@ pub(crate) enum Purpose {
     Lab,
     /// `cargo xtask bench`
     Bench,
+    /// `cargo xtask clients`
+    Clients,
     /// `cargo xtask test`
     Test,
 }
@@ -38,6 +41,7 @@ impl Purpose {
             Self::Demo => "demo",
             Self::Lab => "lab",
             Self::Bench => "bench",
+            Self::Clients => "clients",
             Self::Test => "test",
         }
     }
@@ -67,6 +71,7 @@ struct Missing {
     system: Vec<&'static system::Need>,
     bpf_linker: bool,
     rust_src: bool,
+    clients: Vec<&'static clients::Set>,
 }
 
 impl Missing {
@@ -75,17 +80,19 @@ impl Missing {
             system: system::missing(purpose),
             bpf_linker: prerequisites::bpf_linker(&workspace::root()).is_err(),
             rust_src: !rust_src::is_there()?,
+            clients: clients::missing(purpose)?,
         })
     }
 
     fn is_nothing(&self) -> bool {
-        self.system.is_empty() && !self.bpf_linker && !self.rust_src
+        self.system.is_empty() && !self.bpf_linker && !self.rust_src && self.clients.is_empty()
     }
 
     fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.system.iter().map(|need| need.what.to_owned()).collect();
         names.extend(self.rust_src.then(rust_src::name));
         names.extend(self.bpf_linker.then(bpf_linker::name));
+        names.extend(self.clients.iter().map(|set| format!("clients of {}", set.name)));
         names
     }
 }
@@ -130,6 +137,11 @@ pub(crate) fn make_able(purpose: Purpose, yes: bool) -> Result<()> {
         && let Err(error) = bpf_linker::bring()
     {
         failures.push(error);
+    }
+    for set in &missing.clients {
+        if let Err(error) = set.bring() {
+            failures.push(error);
+        }
     }
     let still = Missing::look(purpose)?;
     if still.is_nothing() {
@@ -178,6 +190,9 @@ fn list(purpose: Purpose, missing: &Missing, packages: &[&str]) {
     if missing.bpf_linker {
         println!("  {:<24} links the eBPF programs", bpf_linker::name());
     }
+    for set in &missing.clients {
+        println!("  {:<24} {}", format!("clients of {}", set.name), set.why);
+    }
     println!("and this will be done:");
     if !packages.is_empty() {
         println!("  install Debian packages  {}", packages.join(" "));
@@ -190,6 +205,9 @@ fn list(purpose: Purpose, missing: &Missing, packages: &[&str]) {
             "  build bpf-linker         {}",
             workspace::shown(&bpf_linker::command())
         );
+    }
+    for set in &missing.clients {
+        println!("  {:<24} {}", format!("install for {}", set.name), set.plan());
     }
 }
 

@@ -41,35 +41,140 @@ const NEEDS: &[Need] = &[
         why: "a client that takes the first address it is given",
         found: || has("python3"),
         packages: &["python3"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "curl",
         why: "a client with happy eyeballs",
         found: || has("curl"),
         packages: &["curl"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "node",
         why: "a client with a resolver pool of its own",
         found: || has("node"),
         packages: &["nodejs"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "postgres",
         why: "a server whose clients are given URLs",
         found: has_postgres,
         packages: &["postgresql"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "java, javac 17 or later",
         why: "a client that writes IPv4 addresses as IPv6",
         found: has_java,
         packages: &["openjdk-17-jdk-headless", "default-jdk-headless"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "python3's ensurepip",
+        why: "installs the clients from PyPI",
+        found: has_ensurepip,
+        packages: &["python3-venv"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "npm",
+        why: "installs the clients from npm",
+        found: || has("npm"),
+        packages: &["npm"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "wget",
+        why: "a client that tries one address after the other",
+        found: || has("wget"),
+        packages: &["wget"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "git",
+        why: "a client by way of libcurl",
+        found: || has("git"),
+        packages: &["git"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "ssh",
+        why: "a client that is told nothing of families",
+        found: || has("ssh"),
+        packages: &["openssh-client"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "psql",
+        why: "libpq's own client",
+        found: || has("psql"),
+        packages: &["postgresql-client"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "redis-server",
+        why: "a server whose clients keep their connections",
+        found: || has("redis-server"),
+        packages: &["redis-server"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "redis-cli",
+        why: "its own client",
+        found: || has("redis-cli"),
+        packages: &["redis-tools"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "dig",
+        why: "a client by UDP",
+        found: || has("dig"),
+        packages: &["bind9-dnsutils", "dnsutils"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "go",
+        why: "a client with a resolver of its own",
+        found: || has("go"),
+        packages: &["golang-go"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "cc",
+        why: "compiles clients written in C",
+        found: || has("cc"),
+        packages: &["gcc"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "musl-gcc",
+        why: "a client with another C library",
+        found: || has("musl-gcc"),
+        packages: &["musl-tools"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "libpq's headers",
+        why: "a client by way of libpq",
+        found: || Path::new("/usr/include/postgresql/libpq-fe.h").is_file(),
+        packages: &["libpq-dev"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "c-ares' headers",
+        why: "a client by way of c-ares",
+        found: || Path::new("/usr/include/ares.h").is_file(),
+        packages: &["libc-ares-dev"],
+        needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "the JDBC driver of PostgreSQL",
+        why: "a Java client that is given URLs",
+        found: || Path::new("/usr/share/java/postgresql.jar").is_file(),
+        packages: &["libpostgresql-jdbc-java"],
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "qemu-system-x86_64",
@@ -83,14 +188,14 @@ const NEEDS: &[Need] = &[
         why: "user space of those kernels",
         found: has_static_busybox,
         packages: &["busybox-static"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "mount",
         why: "gives container engines directories of their own",
         found: || has("mount"),
         packages: &["mount"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "dockerd",
@@ -98,21 +203,21 @@ const NEEDS: &[Need] = &[
         // Those of packages: a program of that name elsewhere may be anything.
         found: || packaged("dockerd"),
         packages: &["docker.io"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "apparmor_parser",
         why: "what Docker asks for where the kernel has AppArmor",
         found: || has("apparmor_parser") || !has_apparmor(),
         packages: &["apparmor"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "docker",
         why: "talks to container engines",
         found: || packaged("docker"),
         packages: &["docker-cli", "docker.io"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "podman",
@@ -126,7 +231,7 @@ const NEEDS: &[Need] = &[
         why: "runs containers also where both cgroup versions are mounted",
         found: || packaged("runc"),
         packages: &["runc"],
-        needed_for: Purpose::Test,
+        needed_for: Purpose::Clients,
     },
     Need {
         what: "mmdebstrap",
@@ -209,6 +314,13 @@ fn has_postgres() -> bool {
     fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut versions| {
         versions.any(|version| version.is_ok_and(|version| version.path().join("bin/postgres").is_file()))
     })
+}
+
+/// Debian keeps from python3 what makes a `venv` usable.
+fn has_ensurepip() -> bool {
+    fs::read_dir("/usr/lib").is_ok_and(|mut entries| {
+        entries.any(|entry| entry.is_ok_and(|entry| entry.path().join("ensurepip/__init__.py").is_file()))
+    }) || (has("python3") && !packaged("python3"))
 }
 
 fn has_java() -> bool {

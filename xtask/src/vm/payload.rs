@@ -21,7 +21,10 @@ const ENFORCER: &str = "enforcer";
 
 /// Test binaries that are not run in guests, and why. A test that runs there and cannot do its work says so
 /// itself, through `ENFORCER_OUTCOMES`; this is for what cannot even be started.
-const NOT_IN_GUESTS: &[(&str, &str)] = &[];
+const NOT_IN_GUESTS: &[(&str, &str)] = &[(
+    "clients",
+    "guests hold no client software; what decides about connects is tested there without it",
+)];
 
 /// Programs of the host that tests call.
 const TOOLS: &[Tool] = &[

@@ -1,0 +1,102 @@
+//! The Rust clients of `docs/clients.md`: one connect by each of the libraries that people use, as their first pages show
+//! it. Says where it arrived and in how long, by its own clock; what goes wrong ends it.
+
+use std::{
+    env, fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpInfo},
+    rt::TokioExecutor,
+};
+
+/// What is asked of a web server.
+const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `LIBRARY HOST PORT`, and for reqwest the file with the certificate authority.
+fn run(arguments: &[String]) -> Result<()> {
+    let [library, host, port, rest @ ..] = arguments else {
+        bail!("enforcer-rust-clients LIBRARY HOST PORT [CA]");
+    };
+    let bare = host.trim_matches(['[', ']']);
+    let port: u16 = port.parse().context("understand the port")?;
+    let start = Instant::now();
+    let arrived = match library.as_str() {
+        "std" => by_std(bare, port)?,
+        "tokio" => asynchronously(by_tokio(bare, port))?,
+        "hyper" => asynchronously(by_hyper(&format!("http://{host}:{port}/")))?,
+        "reqwest" => {
+            let authority = rest.first().context("reqwest needs the certificate authority")?;
+            let pem = fs::read(authority).with_context(|| format!("read {authority}"))?;
+            asynchronously(by_reqwest(&format!("https://{host}:{port}/"), &pem))?
+        }
+        _ => bail!("{library:?} is none of std, tokio, hyper and reqwest"),
+    };
+    anstream::println!("{} {}", arrived.ip(), start.elapsed().as_secs_f64() * 1e3);
+    Ok(())
+}
+
+fn asynchronously<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    runtime.block_on(work)
+}
+
+fn by_std(host: &str, port: u16) -> Result<SocketAddr> {
+    let mut stream = TcpStream::connect((host, port))?;
+    stream.write_all(REQUEST.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    ensure!(answer.contains(" 200 "), "{answer}");
+    Ok(stream.peer_addr()?)
+}
+
+async fn by_tokio(host: &str, port: u16) -> Result<SocketAddr> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect((host, port)).await?;
+    stream.write_all(REQUEST.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    ensure!(answer.contains(" 200 "), "{answer}");
+    Ok(stream.peer_addr()?)
+}
+
+async fn by_hyper(url: &str) -> Result<SocketAddr> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
+    let response = client.get(url.parse()?).await?;
+    ensure!(response.status().is_success(), "{}", response.status());
+    let peer = response.extensions().get::<HttpInfo>().map(HttpInfo::remote_addr);
+    response.into_body().collect().await?;
+    peer.context("hyper does not say where it arrived")
+}
+
+async fn by_reqwest(url: &str, authority: &[u8]) -> Result<SocketAddr> {
+    let client = reqwest::Client::builder()
+        .add_root_certificate(reqwest::Certificate::from_pem(authority)?)
+        .no_proxy()
+        .build()?;
+    let response = client.get(url).send().await?.error_for_status()?;
+    let peer = response.remote_addr();
+    response.bytes().await?;
+    peer.context("reqwest does not say where it arrived")
+}
