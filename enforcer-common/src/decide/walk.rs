@@ -69,10 +69,8 @@ pub fn walk<T: PolicyTable, C: Circumstances>(
     circumstances: &C,
     connect: &Connect,
 ) -> Result<Walked, TableFault> {
-    let head = head_of(
-        table.base_entry(&connect.daddr_be),
-        table.overlay_entry(&connect.daddr_be),
-    );
+    let base = circumstances.opaque(table.base_entry(&connect.daddr_be).into());
+    let head = head_of(base as u32, table.overlay_entry(&connect.daddr_be));
     let mut index = circumstances.opaque(head.into()) as u32;
     // After the lookups, which the verifier would else follow once for each protocol.
     let service = Service::new(connect.protocol, connect.dport).opaque(circumstances);
