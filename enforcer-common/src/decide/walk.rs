@@ -69,10 +69,11 @@ pub fn walk<T: PolicyTable, C: Circumstances>(
     circumstances: &C,
     connect: &Connect,
 ) -> Result<Walked, TableFault> {
-    let head = head_of(
-        table.base_entry(&connect.daddr_be),
-        table.overlay_entry(&connect.daddr_be),
-    );
+    let base = circumstances.opaque(table.base_entry(&connect.daddr_be).into());
+    let head = head_of(base as u32, table.overlay_entry(&connect.daddr_be));
+    if head == NO_CLAUSE {
+        return Ok(Walked::NOTHING.opaque(circumstances));
+    }
     let mut index = circumstances.opaque(head.into()) as u32;
     // After the lookups, which the verifier would else follow once for each protocol.
     let service = Service::new(connect.protocol, connect.dport).opaque(circumstances);
@@ -80,7 +81,7 @@ pub fn walk<T: PolicyTable, C: Circumstances>(
     let mut walked = Walked::NOTHING.opaque(circumstances);
     for _ in 0..MAX_WALK {
         if index == NO_CLAUSE {
-            return Ok(walked.opaque(circumstances));
+            return Ok(walked);
         }
         let Some(clause) = table.clause(index) else {
             return Err(TableFault::ClauseMissing);
@@ -98,17 +99,17 @@ pub fn walk<T: PolicyTable, C: Circumstances>(
                 }
                 if clause.flags & CLAUSE_AUDIT == 0 {
                     // In enforce mode this one would have acted, and no later one.
-                    return Ok(walked.opaque(circumstances));
+                    return Ok(walked);
                 }
             } else {
                 walked.acted = found;
-                return Ok(walked.opaque(circumstances));
+                return Ok(walked);
             }
         }
         index = clause.next;
     }
     if index == NO_CLAUSE {
-        Ok(walked.opaque(circumstances))
+        Ok(walked)
     } else {
         Err(TableFault::WalkTooLong)
     }

@@ -6,7 +6,7 @@
 //! of the first halves.
 
 use enforcer_common::{
-    blocks::{BOUNDS, Block, Blocks, MAX_STEPS},
+    blocks::{BOUNDS, Block, Blocks, COMPARED, MAX_STEPS, block_target},
     clause::NO_ENTRY,
 };
 
@@ -26,9 +26,13 @@ const PRICE_OF_A_BIT: f64 = 0.25;
 /// for a million bounds.
 const MOST_BY_BITS: u32 = 4;
 
+/// The first bit of a half, which bounds do not compare: it is told apart before them. For first halves that is done by
+/// which root a lookup begins at.
+const FIRST_BIT: Bits = Bits { count: 1, shift: 63 };
+
 const _: () = assert!(MAX_STEPS >= 32);
 
-/// Blocks, of which number 0 is the root.
+/// Blocks, the roots first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
     blocks: Vec<Block>,
@@ -41,10 +45,16 @@ impl Tree {
         let halves = Halves::of(entries);
         // Two blocks for an entry is what scattered prefixes take. What is not used is only addresses, which cost nothing;
         // growing would copy what is there, and need half as much again.
-        let mut blocks = Vec::with_capacity(2 * entries.len() + 1);
-        blocks.push(Block::constant(NO_ENTRY));
-        let mut tree = Self { blocks };
-        tree.fill(0, &halves, &halves.first, Part::whole(0));
+        let mut tree = Self {
+            blocks: Vec::with_capacity(2 * entries.len() + 2),
+        };
+        // The roots are a row whose choosing block there is no need of.
+        tree.by_bits(
+            &halves,
+            &halves.first,
+            Part::whole(0, MOST_BY_BITS + 1),
+            FIRST_BIT,
+        );
         tree
     }
 
@@ -57,7 +67,9 @@ impl Tree {
     /// Makes the block of that number tell those cuts apart. The first cut begins at or before the part, the others lie in
     /// it.
     fn fill(&mut self, number: usize, halves: &Halves, cuts: &[Cut], part: Part) {
-        let bits = if cuts.len() <= BOUNDS + 1 || part.by_bits_left == 0 {
+        let bits = if part.has_both_first_bits() && cuts.len() > 1 {
+            Some(FIRST_BIT)
+        } else if cuts.len() <= BOUNDS + 1 || part.by_bits_left == 0 {
             None
         } else {
             choosing_bits(cuts, part)
@@ -114,37 +126,35 @@ impl Tree {
                 high: next.map_or(part.high, |start| start - 1),
                 ..part
             };
-            let (target, is_block) = self.target(halves, &cuts[begin..end], inside);
+            let target = self.target(halves, &cuts[begin..end], inside);
             block.targets[place] = target.wrapping_sub(before);
             before = target;
-            // What lies beyond bounds that are not needed is like the last that is.
-            let from_here = u8::MAX << place;
-            block.inner = block.inner & !from_here | if is_block { from_here } else { 0 };
             let Some(start) = next else {
                 break;
             };
-            block.bounds[place] = start;
+            block.bounds[place] = (start - 1) & COMPARED;
             low = start;
             begin = end;
         }
         block
     }
 
-    /// What a part leads to, and whether that is a block.
-    fn target(&mut self, halves: &Halves, cuts: &[Cut], part: Part) -> (u32, bool) {
+    /// What a part leads to.
+    fn target(&mut self, halves: &Halves, cuts: &[Cut], part: Part) -> u32 {
         let number = self.blocks.len();
         let (cuts, part) = match cuts {
             [only] => match only.leads_to {
-                LeadsTo::Entry(value) => return (value, false),
-                LeadsTo::SecondHalf { begin, end } => {
-                    (&halves.second[begin as usize..end as usize], Part::whole(1))
-                }
+                LeadsTo::Entry(value) => return value,
+                LeadsTo::SecondHalf { begin, end } => (
+                    &halves.second[begin as usize..end as usize],
+                    Part::whole(1, MOST_BY_BITS),
+                ),
             },
             several => (several, part),
         };
         self.blocks.push(Block::constant(NO_ENTRY));
         self.fill(number, halves, cuts, part);
-        (number as u32, true)
+        block_target(number as u32)
     }
 }
 
@@ -166,13 +176,17 @@ struct Part {
 }
 
 impl Part {
-    const fn whole(half: u8) -> Self {
+    const fn whole(half: u8, by_bits_left: u32) -> Self {
         Self {
             low: 0,
             high: u64::MAX,
             half,
-            by_bits_left: MOST_BY_BITS,
+            by_bits_left,
         }
+    }
+
+    const fn has_both_first_bits(self) -> bool {
+        self.low <= COMPARED && self.high > COMPARED
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 use enforcer_common::{
     address::words_from_octets,
-    blocks::{Block, Blocks, MAX_STEPS, ROOT, find},
+    blocks::{Block, Blocks, FIRST_BLOCK, MAX_STEPS, ROOTS, find},
     clause::NO_ENTRY,
 };
 use ipnet::Ipv6Net;
@@ -43,22 +43,25 @@ fn borders(entries: &[Entry]) -> impl Iterator<Item = Ipv6Addr> {
 }
 
 /// The most blocks on any way through the tree.
+fn deepest(tree: &Tree) -> u32 {
+    ROOTS.map(|root| depth(tree, root)).into_iter().max().unwrap()
+}
+
 fn depth(tree: &Tree, number: u32) -> u32 {
     let block: &Block = tree.block(number).unwrap();
     let mut target = 0_u32;
     let below: Vec<u32> = if block.mask != 0 {
         (0..=block.mask).map(|cell| block.targets[0] + cell).collect()
     } else {
-        let targets = block.targets.iter().enumerate();
-        targets
-            .filter_map(|(part, further)| {
-                target = target.wrapping_add(*further);
-                (block.inner >> part & 1 != 0).then_some(target)
-            })
-            .collect()
+        let sums = block.targets.iter().map(|further| {
+            target = target.wrapping_add(*further);
+            target
+        });
+        sums.collect()
     };
     1 + below
         .into_iter()
+        .filter_map(|target| target.checked_sub(FIRST_BLOCK))
         .map(|number| depth(tree, number))
         .max()
         .unwrap_or(0)
@@ -75,7 +78,7 @@ fn hold(prefixes: Vec<Ipv6Net>, further: &[u128]) -> Tree {
             entries.len()
         );
     }
-    let depth = depth(&tree, ROOT);
+    let depth = deepest(&tree);
     assert!(depth <= MAX_STEPS, "{depth} blocks on a way");
     tree
 }
@@ -99,14 +102,14 @@ fn numbers(seed: u64) -> impl Iterator<Item = u64> {
 #[test]
 fn no_prefix_at_all_is_no_entry() {
     let tree = hold(Vec::new(), &[1, 2, 1 << 64]);
-    assert_eq!(tree.blocks().len(), 1);
+    assert_eq!(tree.blocks().len(), ROOTS.len());
     assert_eq!(look_up(&tree, Ipv6Addr::LOCALHOST), NO_ENTRY);
 }
 
 #[test]
-fn few_prefixes_are_one_block() {
+fn few_prefixes_are_the_roots() {
     let prefixes = ["2000::/3", "2001:db8::/32"].map(|prefix| prefix.parse().unwrap());
-    assert_eq!(hold(prefixes.into(), &[]).blocks().len(), 1);
+    assert_eq!(hold(prefixes.into(), &[]).blocks().len(), ROOTS.len());
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn prefixes_that_lie_close_are_told_apart_by_bits() {
     for length in [40, 48, 56, 64, 72, 128] {
         let tree = hold(row(2_000, length), &[]);
         assert!(tree.blocks().iter().any(|block| block.mask != 0), "{length}");
-        let (depth, blocks) = (depth(&tree, ROOT), tree.blocks().len());
+        let (depth, blocks) = (deepest(&tree), tree.blocks().len());
         assert!(depth <= 6, "{length}: {depth} blocks on a way");
         assert!(blocks <= 2_000, "{length}: {blocks} blocks");
     }
