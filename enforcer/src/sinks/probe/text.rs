@@ -235,7 +235,7 @@ pub(super) mod tests {
                 retransmits: None,
                 time_us: if silent { 5_000_000 } else { 3_000 },
             }],
-            echo: silent.then(|| Echo {
+            echo: silent.then_some(Echo {
                 end: End::Done,
                 why: None,
                 time_us: 400,
