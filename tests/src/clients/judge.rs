@@ -71,6 +71,10 @@ pub fn expected(client: &Client, breakage: Breakage, mode: Mode) -> Expected {
         (Breakage::Healthy, _) => Expected::ByIpv6,
         (Breakage::AaaaOnly | Breakage::Literal, Mode::Without) => Expected::Fails,
         (_, Mode::Without) => Expected::Anything,
+        // There is nowhere else to go, and its socket cannot be moved.
+        (Breakage::AaaaOnly | Breakage::Literal, Mode::Redirect) if client.unmovable.is_some() => {
+            Expected::Fails
+        }
         (_, Mode::Redirect) => Expected::ByIpv4,
         // The kernel answers such a connect at once by itself, and C libraries know that.
         (Breakage::NoAddress | Breakage::NoRoute, Mode::Reject) => Expected::Unchanged,

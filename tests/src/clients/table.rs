@@ -98,6 +98,8 @@ pub struct Client {
     pub answer: Answer,
     /// What a rejection is to it.
     pub reject: Reject,
+    /// Why its sockets cannot be moved to IPv4, where they cannot: a redirect is a rejection to it then.
+    pub unmovable: Option<&'static str>,
     /// Whether it prefers IPv4 wherever there is some, so that healthy IPv6 is not used.
     pub ipv4_first: bool,
     /// Whether it is also run in a container.
@@ -126,6 +128,7 @@ impl Client {
             },
             answer: Answer::Measured,
             reject: Reject::Sorts,
+            unmovable: None,
             ipv4_first: false,
             contained: false,
             stands: false,
@@ -145,6 +148,11 @@ impl Client {
 
     const fn rejected(mut self, reject: Reject) -> Self {
         self.reject = reject;
+        self
+    }
+
+    const fn unmovable(mut self, why: &'static str) -> Self {
+        self.unmovable = Some(why);
         self
     }
 

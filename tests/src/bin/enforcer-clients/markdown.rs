@@ -3,7 +3,13 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
-use enforcer_tests::{clients::world::Mode, lab::Breakage};
+use enforcer_tests::{
+    clients::{
+        table::{Client, Reject},
+        world::Mode,
+    },
+    lab::Breakage,
+};
 
 use crate::report::{Line, Report, text};
 
@@ -69,18 +75,33 @@ fn line(to: &mut String, row: &Line<'_>) {
     );
 }
 
-/// Who is not helped by a `reject` though the name has an IPv4 address, and why.
+/// Who is not helped by a rule, and why.
 fn failures(to: &mut String, report: &Report) {
     let lines = report.lines();
-    let failing = lines.iter().filter_map(|line| {
-        let is_wanted = line.breakage == Breakage::BlackHole && !line.contained;
-        Some((line.client.name, line.why().filter(|_| is_wanted)?))
-    });
-    let _ = writeln!(to, "### Whom a `reject` does not help\n");
-    let _ = writeln!(to, "| client | because it |");
-    let _ = writeln!(to, "|---|---|");
-    for (client, why) in failing {
-        let _ = writeln!(to, "| {client} | {why} |");
+    let of_rejects = |client: &Client| match client.reject {
+        Reject::FirstOnly(why) => Some(why),
+        Reject::TriesNext | Reject::Sorts => None,
+    };
+    let sections: [(&str, &dyn Fn(&Client) -> Option<&'static str>); 2] = [
+        (
+            "Whom a `reject` does not help though the name has an IPv4 address",
+            &of_rejects,
+        ),
+        (
+            "Whom a redirect does not help where there is no IPv4 address",
+            &|client| client.unmovable,
+        ),
+    ];
+    for (heading, why) in sections {
+        let _ = writeln!(to, "### {heading}\n\n| client | because it |\n|---|---|");
+        for line in &lines {
+            if line.breakage == Breakage::BlackHole
+                && !line.contained
+                && let Some(why) = why(&line.client)
+            {
+                let _ = writeln!(to, "| {} | {why} |", line.client.name);
+            }
+        }
+        to.push('\n');
     }
-    to.push('\n');
 }

@@ -12,7 +12,7 @@ use enforcer_tests::{
     clients::{
         judge::{Cells, judge},
         measure::{Measured, Outcome},
-        table::{self, Client, Reject},
+        table::{self, Client},
         world::Mode,
     },
     lab::Breakage,
@@ -35,16 +35,6 @@ pub(crate) struct Line<'a> {
     pub(crate) breakage: Breakage,
     pub(crate) contained: bool,
     pub(crate) cells: &'a Cells,
-}
-
-impl Line<'_> {
-    /// Why a `reject` does not help it, where it does not.
-    pub(crate) fn why(&self) -> Option<&'static str> {
-        match self.client.reject {
-            Reject::FirstOnly(why) => Some(why),
-            _ => None,
-        }
-    }
 }
 
 /// Everything that is known: what was run now, and what before.
@@ -206,11 +196,11 @@ fn version(words: &[&str]) -> Option<String> {
 /// For a person.
 #[expect(clippy::print_stdout, reason = "talking to a person in a terminal")]
 pub(crate) fn say(line: &str) {
-    anstream::println!("{line}");
+    println!("{line}");
 }
 
 /// What is wrong.
 #[expect(clippy::print_stderr, reason = "talking to a person in a terminal")]
 pub(crate) fn problem(line: &str) {
-    anstream::eprintln!("enforcer-clients: {line}");
+    eprintln!("enforcer-clients: {line}");
 }

@@ -143,6 +143,7 @@ pub(super) const CLIENTS: [Client; 35] = [
     )
     .says(Said)
     .rejected(TriesNext)
+    .unmovable("binds its socket to IPv6 alone (`IPV6_V6ONLY`), and the kernel moves no such socket to IPv4")
     .stands(),
     Client::new(
         Python,
