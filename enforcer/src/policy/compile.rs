@@ -122,7 +122,7 @@ pub(super) fn build(rules: &[Rule], chosen: &[u32], live: &Live, findings: &mut 
             findings.walk_too_long(first, prefix, lists.length(head));
         }
         // An entry that answers as the one around it does is not needed.
-        if is_exempt || open.is_empty() || head != covering {
+        if head != covering {
             entries.push(Entry { prefix, head });
         }
         if let Some(covering) = open.last_mut() {

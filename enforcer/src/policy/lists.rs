@@ -66,16 +66,16 @@ impl<'a> Lists<'a> {
 
     /// Length of a list, with what it goes on with.
     pub(super) fn length(&self, head: u32) -> u32 {
-        match (self.get(head), self.base) {
-            (Some(at), _) => self.lengths[at],
+        match (self.lengths.get(self.place(head)), self.base) {
+            (Some(length), _) => *length,
             (None, Some(base)) => base.list(head).count() as u32,
             (None, None) => 0,
         }
     }
 
-    fn get(&self, index: u32) -> Option<usize> {
-        let at = (index ^ self.layer) as usize;
-        (index != NO_CLAUSE && index & IN_OVERLAY == self.layer && at < self.clauses.len()).then_some(at)
+    /// Where a clause is, if it is one of these: an index of another layer, and [`NO_CLAUSE`], is beyond all of them.
+    fn place(&self, index: u32) -> usize {
+        (index ^ self.layer) as usize
     }
 
     /// The head of the list in which the rule's clauses for that prefix of its own stand before those of `tail`.
@@ -83,7 +83,7 @@ impl<'a> Lists<'a> {
         let mut clause = clause_of(index, rule, prefix, self.live);
         let begins_so = |first: &Clause| first.rule == index && first.width == clause.width;
         // A list begins with all clauses of its first rule. If that is this one, it has no more to say.
-        if self.get(tail).is_some_and(|at| begins_so(&self.clauses[at])) {
+        if self.clauses.get(self.place(tail)).is_some_and(begins_so) {
             return tail;
         }
         clause.next = tail;
