@@ -39,7 +39,10 @@ Exit codes:
   probe: 0 healthy; 10 something is wrong, and a rule helps; 11 no rule does; 1 could not be looked at
   exec: the command's; 128+n if signal n ended it; 126 not executable; 127 not found";
 
-const RULE_HELP: &str = "\
+/// How rules are written: `run` and `exec` say the same of it.
+macro_rules! rules {
+    () => {
+        "\
 Rules:
   PREFIX is an IPv6 prefix or address, or `internet` for 2000::/3 (the public Internet).
   TO is an IPv4 address or [IPv6], with an optional :PORT; or an IPv4 prefix with as many host bits (low bits are
@@ -49,24 +52,28 @@ Rules:
     ,errno=NAME  ,transparent=false                     how they end; whether a redirect shows where it went
     ,mode=audit  ,expires=2h or RFC 3339  ,name=NAME    only say so; until when; what events call the rule
   The longest prefix wins; at one prefix, the rule with more conditions. Order never matters.
+"
+    };
+}
 
+const EXEC_HELP: &str = concat!(
+    rules!(),
+    "
 Example:
-  enforcer exec --reject internet -- ./my-program";
+  enforcer exec --reject internet -- ./my-program"
+);
 
-const RUN_HELP: &str = "\
-Rules:
-  PREFIX is an IPv6 prefix or address, or `internet` for 2000::/3 (the public Internet).
-  ADDR is an IPv4 address or [IPv6], with an optional :PORT.
-  Options, after the prefix: ,errno=NAME  ,port=P or P-P (repeatable)  ,proto=tcp or udp  ,name=NAME
-  The longest prefix wins; at one prefix, the rule with more conditions. Order never matters.
-
+const RUN_HELP: &str = concat!(
+    rules!(),
+    "
 Signals:
   SIGINT, SIGTERM  detach everything, print the account, end
   SIGHUP           with --policy: read the file again and put it into force, without a gap; a file that cannot be used
                    changes nothing (docs/reload.md). Without, and when the terminal hangs up: as SIGTERM
 
 Example:
-  enforcer run --policy /etc/enforcer/web.toml";
+  enforcer run --policy /etc/enforcer/web.toml"
+);
 
 const DOCTOR_HELP: &str = "\
 Marks:
@@ -85,7 +92,7 @@ pub(crate) enum Verb {
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
     /// Run a command with its IPv6 connects governed.
-    #[command(after_help = RULE_HELP)]
+    #[command(after_help = EXEC_HELP)]
     Exec(ExecArgs),
     /// Say what this machine offers, and what follows from it.
     #[command(after_help = DOCTOR_HELP)]
@@ -338,7 +345,7 @@ pub(crate) struct RuleArgs {
     #[arg(long, value_name = "PREFIX[,OPTION…]", value_parser = RuleArgument::reject)]
     reject: Vec<RuleArgument>,
     /// Send connects to this prefix to another address, unseen by the application.
-    #[arg(long, value_name = "PREFIX=ADDR[,OPTION…]", value_parser = RuleArgument::redirect)]
+    #[arg(long, value_name = "PREFIX=TO[,OPTION…]", value_parser = RuleArgument::redirect)]
     redirect: Vec<RuleArgument>,
     /// Let connects to this prefix go on: an exception to a wider rule.
     #[arg(long, value_name = "PREFIX[,OPTION…]", value_parser = RuleArgument::allow)]

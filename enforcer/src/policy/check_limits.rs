@@ -117,7 +117,8 @@ pub(super) fn rollout(
             .filter(|percent| *percent <= 100)
             .ok_or_else(|| {
                 Problem::new(format!("{} is not a share", quote(&percent.to_string())))
-                    .label("a rollout is 0 to 100, in percent")
+                    .label("not a percentage")
+                    .hint("a rollout is 0 to 100, in percent")
             })
     })?;
     let by = match &table.by {

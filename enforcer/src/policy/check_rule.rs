@@ -200,8 +200,10 @@ fn prefixes(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Opti
     }
     if let Some(list) = table.prefixes.good() {
         if list.get_ref().is_empty() && is_written_empty(list, source) {
-            let problem = Problem::new("the rule has an empty list of prefixes");
-            report.error(source, &list.span(), problem.label("such a rule does nothing"));
+            let problem = Problem::new("the rule has an empty list of prefixes")
+                .label("such a rule does nothing")
+                .hint("give it a prefix, or remove the rule");
+            report.error(source, &list.span(), problem);
         }
         all.reserve_exact(list.get_ref().len());
         for text in list.get_ref() {
@@ -218,8 +220,10 @@ fn prefixes(table: &RuleTable<'_>, source: &Source, report: &mut Report) -> Opti
         }) {
             Ok(prefixes) => {
                 if prefixes.is_empty() && !report.has_errors() {
-                    let problem = Problem::new(format!("the prefixes file `{}` is empty", file.get_ref()));
-                    report.warning(source, &file.span(), problem.label("the rule does nothing"));
+                    let problem = Problem::new(format!("the prefixes file `{}` is empty", file.get_ref()))
+                        .label("the rule does nothing")
+                        .hint("write a prefix a line into it, or remove the rule");
+                    report.warning(source, &file.span(), problem);
                 }
                 all.extend(prefixes);
             }

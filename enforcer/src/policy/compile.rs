@@ -88,7 +88,7 @@ fn size(prefix: &Ipv6Net) -> u128 {
 /// as well: what is on none of them can never match.
 pub(super) fn build(rules: &[Rule], chosen: &[u32], live: &Live, findings: &mut Findings) -> CompiledPolicy {
     let members = members(rules, chosen);
-    let mut lists = Lists::new(live, 0);
+    let mut lists = Lists::new(live);
     let mut entries: Vec<Entry> = Vec::new();
     let mut open: Vec<Open> = Vec::new();
     let mut at_prefix = Vec::new();
@@ -114,12 +114,15 @@ pub(super) fn build(rules: &[Rule], chosen: &[u32], live: &Live, findings: &mut 
         let mut head = tail;
         for &rule in at_prefix.iter().rev() {
             head = lists.prepend(rule, &rules[rule as usize], prefix, head);
-            if lists.length(head) > MAX_WALK {
-                findings.walk_too_long(rule, prefix, lists.length(head));
-            }
+        }
+        // What stands behind a rule without conditions is not tried, so only the whole list tells.
+        if let Some(&first) = at_prefix.first()
+            && lists.length(head) > MAX_WALK
+        {
+            findings.walk_too_long(first, prefix, lists.length(head));
         }
         // An entry that answers as the one around it does is not needed.
-        if is_exempt || open.is_empty() || head != covering {
+        if head != covering {
             entries.push(Entry { prefix, head });
         }
         if let Some(covering) = open.last_mut() {

@@ -14,15 +14,18 @@ use enforcer_common::{
 use ipnet::Ipv6Net;
 
 use super::{
+    compiled::CompiledPolicy,
     live::Live,
     rule::{RedirectTo, RolloutBy, Rule, RuleAction},
 };
 
 /// Clauses, with the lists they make.
-pub(super) struct Lists<'live> {
-    live: &'live Live,
+pub(super) struct Lists<'a> {
+    live: &'a Live,
     /// [`IN_OVERLAY`] if the indices are to be an overlay's.
     layer: u32,
+    /// What an overlay's lists go on in.
+    base: Option<&'a CompiledPolicy>,
     clauses: Vec<Clause>,
     /// Length of the list that begins at each clause.
     lengths: Vec<u32>,
@@ -30,15 +33,25 @@ pub(super) struct Lists<'live> {
     known: HashMap<Vec<Clause>, u32>,
 }
 
-impl<'live> Lists<'live> {
-    /// No lists yet. `layer` is 0 or [`IN_OVERLAY`].
-    pub(super) fn new(live: &'live Live, layer: u32) -> Self {
+impl<'a> Lists<'a> {
+    /// No lists yet.
+    pub(super) fn new(live: &'a Live) -> Self {
         Self {
             live,
-            layer,
+            layer: 0,
+            base: None,
             clauses: Vec::new(),
             lengths: Vec::new(),
             known: HashMap::new(),
+        }
+    }
+
+    /// No lists yet of what lies over a policy.
+    pub(super) fn over(base: &'a CompiledPolicy, live: &'a Live) -> Self {
+        Self {
+            layer: IN_OVERLAY,
+            base: Some(base),
+            ..Self::new(live)
         }
     }
 
@@ -51,14 +64,18 @@ impl<'live> Lists<'live> {
         self.clauses
     }
 
-    /// Length of a list of this layer.
+    /// Length of a list, with what it goes on with.
     pub(super) fn length(&self, head: u32) -> u32 {
-        self.get(head).map_or(0, |at| self.lengths[at])
+        match (self.lengths.get(self.place(head)), self.base) {
+            (Some(length), _) => *length,
+            (None, Some(base)) => base.list(head).count() as u32,
+            (None, None) => 0,
+        }
     }
 
-    fn get(&self, index: u32) -> Option<usize> {
-        let at = (index ^ self.layer) as usize;
-        (index != NO_CLAUSE && index & IN_OVERLAY == self.layer && at < self.clauses.len()).then_some(at)
+    /// Where a clause is, if it is one of these: an index of another layer, and [`NO_CLAUSE`], is beyond all of them.
+    fn place(&self, index: u32) -> usize {
+        (index ^ self.layer) as usize
     }
 
     /// The head of the list in which the rule's clauses for that prefix of its own stand before those of `tail`.
@@ -66,7 +83,7 @@ impl<'live> Lists<'live> {
         let mut clause = clause_of(index, rule, prefix, self.live);
         let begins_so = |first: &Clause| first.rule == index && first.width == clause.width;
         // A list begins with all clauses of its first rule. If that is this one, it has no more to say.
-        if self.get(tail).is_some_and(|at| begins_so(&self.clauses[at])) {
+        if self.clauses.get(self.place(tail)).is_some_and(begins_so) {
             return tail;
         }
         clause.next = tail;

@@ -11,8 +11,7 @@ use std::{
 };
 
 use enforcer_common::clause::{
-    Action, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_UNRESOLVED, Clause, DestinationForm, IN_OVERLAY,
-    MAX_WALK,
+    Action, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_UNRESOLVED, Clause, DestinationForm, MAX_WALK,
 };
 use ipnet::Ipv6Net;
 
@@ -49,7 +48,7 @@ pub type Answers = HashMap<u32, BTreeMap<Ipv6Addr, Becomes>>;
 /// An overlay, and what did not fit into it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overlay {
-    /// Entries and clauses; indices of its own clauses have [`IN_OVERLAY`] set.
+    /// Entries and clauses; indices of its own clauses have [`IN_OVERLAY`](enforcer_common::clause::IN_OVERLAY) set.
     pub compiled: CompiledPolicy,
     /// Addresses at which so many clauses would have to be tried that their names' rules are left out there.
     pub too_long: Vec<Ipv6Addr>,
@@ -94,7 +93,7 @@ pub fn overlay(
         live,
         base,
         answers,
-        lists: Lists::new(live, IN_OVERLAY),
+        lists: Lists::over(base, live),
     };
     let mut entries = Vec::new();
     let (mut too_long, mut no_room) = (Vec::new(), Vec::new());
@@ -169,8 +168,7 @@ impl Making<'_> {
                 Some(becomes) => self.named(index, rule, prefix, becomes, head),
             };
         }
-        let own = self.lists.length(head);
-        (own + self.length_in_base(tail) <= MAX_WALK).then_some(head)
+        (self.lists.length(head) <= MAX_WALK).then_some(head)
     }
 
     fn becomes(&self, index: u32, address: Ipv6Addr) -> Option<Becomes> {
@@ -207,10 +205,6 @@ impl Making<'_> {
         let mut clause = clause_of(index, &self.rules[index as usize], around, self.live);
         clause.flags |= CLAUSE_NAME_MISS;
         clause.next = tail;
-        (self.length_in_base(tail) < MAX_WALK).then(|| self.lists.intern(vec![clause]))
-    }
-
-    fn length_in_base(&self, head: u32) -> u32 {
-        self.base.list(head).count() as u32
+        (self.lists.length(tail) < MAX_WALK).then(|| self.lists.intern(vec![clause]))
     }
 }

@@ -249,7 +249,8 @@ fn uid(number: i64, text: &str) -> Result<u32, Problem> {
         .filter(|uid| *uid != u32::MAX)
         .ok_or_else(|| {
             Problem::new(format!("{} is not a user's number", quote(text)))
-                .label("users are 0 to 4294967294, as this host numbers them")
+                .label("not a user")
+                .hint("users are 0 to 4294967294, as this host numbers them; a rule without `uid` is for all of them")
         })
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use enforcer_common::{
     address::words_from_octets,
-    clause::{Action, MAX_ENTRIES, MAX_WALK, NO_CLAUSE},
+    clause::{Action, CLAUSE_AUDIT, CLAUSE_OPAQUE, MAX_ENTRIES, MAX_WALK, NO_CLAUSE},
     decide::{Connect, Known, Mode, Unmovable, decide},
 };
 use ipnet::Ipv6Net;
@@ -211,6 +211,17 @@ fn a_redirect_carries_its_address_and_its_errno() {
 }
 
 #[test]
+fn only_a_redirect_that_does_not_hide_where_it_went_says_so() {
+    let flags = |rule: &str| compiled(&[rule]).clauses()[0].flags & CLAUSE_OPAQUE != 0;
+    assert!(flags("redirect 2001:db8::/32=192.0.2.1,transparent=false"));
+    assert!(!flags("redirect 2001:db8::/32=192.0.2.1,transparent=true"));
+    assert!(!flags("redirect 2001:db8::/32=192.0.2.1"));
+    // Nor does that take away what else there is to say.
+    let audit = compiled(&["redirect 2001:db8::/32=192.0.2.1,transparent=false,mode=audit"]);
+    assert_eq!(audit.clauses()[0].flags, CLAUSE_AUDIT | CLAUSE_OPAQUE);
+}
+
+#[test]
 fn a_list_of_as_many_clauses_as_the_kernel_walks_is_taken_and_one_more_is_not() {
     let rule = |ports: u32| {
         let ports: String = (0..ports).map(|n| format!(",port={}", 2 * n + 1)).collect();
@@ -227,6 +238,33 @@ fn a_list_of_as_many_clauses_as_the_kernel_walks_is_taken_and_one_more_is_not() 
     let wide = rule(20).replace("2001:db8::/32", "::/0");
     assert!(policy_of(&[&wide, &rule(20)]).is_err());
     assert!(policy_of(&[&wide, &rule(20), "allow 2001:db8::/31"]).is_ok());
+}
+
+#[test]
+fn what_stands_behind_a_rule_without_conditions_makes_no_list_too_long() {
+    let ports = |first: u32, count: u32| -> String {
+        let ports = (0..count).map(|n| format!(",port={}", first + 2 * n));
+        ports.collect()
+    };
+    let wide = format!("reject ::/0{}", ports(1, 20));
+    let inner = format!("reject 2001:db8::/32{}", ports(1, MAX_WALK - 1));
+    // Alone it would go on with the wide one. The rule without conditions is behind it, and the last to be tried.
+    let error = policy_of(&[&wide, &inner]).unwrap_err().to_string();
+    assert!(error.contains("51 clauses would have to be tried"), "{error}");
+    assert!(policy_of(&[&wide, &inner, "allow 2001:db8::/32"]).is_ok());
+    let error = policy_of(&[&wide, &format!("{inner},port=9999"), "allow 2001:db8::/32"]).unwrap_err();
+    assert!(
+        error.to_string().contains("33 clauses would have to be tried"),
+        "{error}"
+    );
+    // Rules that end stand behind one that does not and is written first.
+    let ending: Vec<String> = (1..=MAX_WALK + 1)
+        .map(|hours| format!("reject 2001:db8::/32,expires={hours}h"))
+        .collect();
+    let ending: Vec<&str> = ending.iter().map(String::as_str).collect();
+    assert!(policy_of(&ending[1..]).is_ok());
+    assert!(policy_of(&ending).is_err());
+    assert!(policy_of(&[&["reject 2001:db8::/32"], &ending[..]].concat()).is_ok());
 }
 
 #[test]

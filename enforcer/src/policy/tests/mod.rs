@@ -1,6 +1,7 @@
 //! Tests of the whole room: from text to compiled policy.
 
 mod advice;
+mod compiled;
 mod compiling;
 mod examples;
 mod explained;
@@ -9,6 +10,7 @@ mod garbage;
 mod language;
 mod loading;
 mod mistakes;
+mod overlaying;
 mod property;
 mod reference;
 mod schema;

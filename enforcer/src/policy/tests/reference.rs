@@ -5,7 +5,8 @@ use std::net::Ipv6Addr;
 
 use enforcer_common::{
     clause::{
-        Action, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, MAX_CHOICES, Proto, rollout_below, rollout_hash, text_hash,
+        Action, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, MAX_CHOICES, MAX_WALK, Proto, rollout_below, rollout_hash,
+        text_hash,
     },
     decide::{Connect, Known, Mode, Unmovable},
 };
@@ -26,6 +27,131 @@ pub(super) struct Policy<'a> {
     pub(super) groups: &'a [GroupName],
     pub(super) live: &'a Live,
     pub(super) answers: &'a Answers,
+}
+
+impl Policy<'_> {
+    /// How many clauses would have to be tried for an address of a prefix, or for just that address if names have it too.
+    fn walk(&self, within: Ipv6Net, names: Option<Ipv6Addr>) -> usize {
+        let mut members = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            if !rule.enabled || !in_groups(rule, self.groups) {
+                continue;
+            }
+            let reaching = rule
+                .prefixes
+                .iter()
+                .filter(|prefix| prefix.contains(&within) && !barred(prefix, within));
+            members.extend(reaching.map(|prefix| (index, rule, *prefix, false)));
+            let known = self.answers.get(&(index as u32));
+            if names.is_some_and(|address| known.is_some_and(|known| known.contains_key(&address))) {
+                members.push((index, rule, within, true));
+            }
+        }
+        members.sort_by_key(|&(index, rule, prefix, is_named)| {
+            let first = (rule.mode != Mode::Audit, is_named, index);
+            (std::cmp::Reverse((prefix.prefix_len(), conditions(rule))), first)
+        });
+        let mut kept: Vec<(usize, &Rule, Ipv6Net, bool)> = Vec::new();
+        for member in members {
+            let (_, rule, prefix, _) = member;
+            // What has an address in common with a name is not compared once more.
+            let is_compared = names.is_none() || prefix != within;
+            let is_duplicate = |&(_, other, at, _): &(usize, &Rule, Ipv6Net, bool)| {
+                at == prefix && is_duplicate(other, rule)
+            };
+            if !(is_compared && kept.iter().any(is_duplicate)) {
+                kept.push(member);
+            }
+        }
+        let mut tried: Vec<(usize, u8, usize)> = Vec::new();
+        for (index, rule, prefix, is_named) in kept.into_iter().rev() {
+            // A prefix counts where addresses keep bits of it, or have others inside.
+            let width = match &rule.action {
+                RuleAction::Redirect(RedirectTo::Embedded) => prefix.prefix_len(),
+                _ => 0,
+            };
+            if !is_named
+                && tried
+                    .last()
+                    .is_some_and(|(next, of_next, _)| (*next, *of_next) == (index, width))
+            {
+                continue;
+            }
+            if !is_named && takes_everything(rule) {
+                tried.clear();
+            }
+            let clauses = rule.ports.len().max(1) * rule.uids.len().max(1);
+            let index = if is_named { usize::MAX } else { index };
+            tried.push((index, width, clauses));
+        }
+        tried.iter().map(|(_, _, clauses)| clauses).sum()
+    }
+
+    /// Whether there is an address for which more clauses would have to be tried than ever are.
+    pub(super) fn walks_too_far(&self) -> bool {
+        let chosen = self
+            .rules
+            .iter()
+            .filter(|rule| rule.enabled && in_groups(rule, self.groups));
+        let mut prefixes = chosen.flat_map(|rule| &rule.prefixes);
+        prefixes.any(|prefix| self.walk(*prefix, None) > MAX_WALK as usize)
+    }
+
+    /// Whether a name that rules of these groups have has that address.
+    pub(super) fn is_named(&self, address: Ipv6Addr) -> bool {
+        self.answers.iter().any(|(index, known)| {
+            let rule = &self.rules[*index as usize];
+            rule.enabled && in_groups(rule, self.groups) && known.contains_key(&address)
+        })
+    }
+
+    /// Whether so many rules cover an address that those with a name are left out there.
+    pub(super) fn leaves_names_out(&self, address: Ipv6Addr) -> bool {
+        self.walk(address.into(), Some(address)) > MAX_WALK as usize
+    }
+}
+
+/// Whether nothing is tried after a rule.
+fn takes_everything(rule: &Rule) -> bool {
+    let is_known = !matches!(
+        rule.action,
+        RuleAction::Redirect(RedirectTo::Host { .. } | RedirectTo::Twin)
+    );
+    let takes_all = |rollout: &Rollout| rollout.percent == 100;
+    conditions(rule) == 0
+        && is_known
+        && rule.mode == Mode::Enforce
+        && rule.expires.is_none()
+        && rule.rollout.as_ref().is_none_or(takes_all)
+}
+
+/// Whether two rules at one prefix are alike in all that they do, to the same connects.
+fn is_duplicate(a: &Rule, b: &Rule) -> bool {
+    let of = |rule: &Rule| {
+        let errno = (rule.action != RuleAction::Allow).then_some(rule.errno.number);
+        let life = (rule.mode, rule.expires, rule.rollout.clone());
+        (
+            conditions(rule),
+            rule.action.clone(),
+            errno,
+            rule.transparent,
+            life,
+        )
+    };
+    let matched = |rule: &Rule| -> Vec<bool> {
+        connects()
+            .map(|(port, protocol, uid)| matches(rule, port, protocol, uid))
+            .collect()
+    };
+    of(a) == of(b) && a.host == b.host && matched(a) == matched(b)
+}
+
+/// Every protocol, port and user at which something changes.
+fn connects() -> impl Iterator<Item = (u16, u16, u32)> {
+    let ports = PROTOCOLS
+        .iter()
+        .flat_map(|protocol| PORTS.iter().map(move |port| (*port, *protocol)));
+    ports.flat_map(|(port, protocol)| UIDS.iter().map(move |uid| (port, protocol, *uid)))
 }
 
 /// What is told of one connect.
@@ -56,10 +182,11 @@ fn matches(rule: &Rule, dport: u16, protocol: u16, uid: u32) -> bool {
     proto_holds && port_holds && uid_holds
 }
 
-/// Whether an exempt prefix keeps the address out of the rule's reach.
-fn barred(prefix: &Ipv6Net, address: Ipv6Addr) -> bool {
+/// Whether an exempt prefix keeps the address, or all of a prefix, out of the reach of a rule with that prefix.
+fn barred(prefix: &Ipv6Net, within: impl Into<Ipv6Net>) -> bool {
+    let within = within.into();
     let mut exempt = EXEMPT.iter().map(|exempt| parse::<Ipv6Net>(exempt));
-    exempt.any(|exempt| exempt.contains(&address) && !exempt.contains(prefix))
+    exempt.any(|exempt| exempt.contains(&within) && !exempt.contains(prefix))
 }
 
 fn in_groups(rule: &Rule, groups: &[GroupName]) -> bool {
@@ -141,7 +268,8 @@ pub(super) fn decide(policy: &Policy<'_>, address: Ipv6Addr, connect: &Connect, 
         left_out: None,
         name: Some(0),
     };
-    let candidates = candidates(policy.rules, policy.groups, Some(policy.answers), address);
+    let answers = (!policy.leaves_names_out(address)).then_some(policy.answers);
+    let candidates = candidates(policy.rules, policy.groups, answers, address);
     // Around the addresses that names have, connects are counted, unless a rule has something narrower there.
     if is_near_a_name(policy, address) {
         let is_narrower = candidates.iter().any(|one| one.prefix.prefix_len() > 48);
@@ -205,6 +333,10 @@ pub(super) fn decide(policy: &Policy<'_>, address: Ipv6Addr, connect: &Connect, 
 fn is_near_a_name(policy: &Policy<'_>, address: Ipv6Addr) -> bool {
     let around = Ipv6Net::new(address, 48).unwrap().trunc();
     if barred(&around, address) && is_barrier(policy, address) {
+        return false;
+    }
+    // There must be room for counting.
+    if policy.walk(around, None) >= MAX_WALK as usize {
         return false;
     }
     policy.rules.iter().enumerate().any(|(index, rule)| {
@@ -306,11 +438,6 @@ pub(super) fn is_left_out(
 /// Every protocol, port and user is tried.
 pub(super) fn tie(a: &Rule, b: &Rule, groups: &[GroupName]) -> bool {
     let errno = |rule: &Rule| (rule.action != RuleAction::Allow).then_some(rule.errno.number);
-    let connects = || {
-        PROTOCOLS
-            .iter()
-            .flat_map(|protocol| PORTS.iter().map(move |port| (*port, *protocol)))
-    };
     in_groups(a, groups)
         && in_groups(b, groups)
         && a.enabled
@@ -319,10 +446,8 @@ pub(super) fn tie(a: &Rule, b: &Rule, groups: &[GroupName]) -> bool {
         && conditions(a) == conditions(b)
         && (&a.action, errno(a)) != (&b.action, errno(b))
         && (a.prefixes.iter().any(|prefix| b.prefixes.contains(prefix)) || is_one_name(a, b))
-        && connects().any(|(port, protocol)| {
-            UIDS.iter()
-                .any(|&uid| matches(a, port, protocol, uid) && matches(b, port, protocol, uid))
-        })
+        && connects()
+            .any(|(port, protocol, uid)| matches(a, port, protocol, uid) && matches(b, port, protocol, uid))
 }
 
 fn is_one_name(a: &Rule, b: &Rule) -> bool {
