@@ -293,7 +293,7 @@ pub fn decide<T: PolicyTable, C: Circumstances>(
     settle(table, circumstances, connect, &walked)
 }
 
-/// The second half of [`decide`]: what follows from what the [`walk`] found. Where that
+/// The second half of [`decide`]: what follows from what the [`walk()`] found. Where that
 /// [is only allowed](Walked::only_allows), nothing follows that it does not say itself.
 ///
 /// # Errors

@@ -98,15 +98,17 @@ pub(crate) fn decision(
     decision: &Decision,
     generation: u32,
 ) {
+    // Two lines, because what one of them needs would take more stack than the kernel gives programs.
     info!(
         context,
-        "[{:i}]:{} protocol {} verdict {} mode {} target {}",
+        "[{:i}]:{} protocol {}",
         enforcer_common::address::octets_from_words(asked.daddr_be),
         asked.dport,
-        asked.protocol,
-        decision.verdict as u8,
-        mode as u8,
-        binding.target
+        asked.protocol
+    );
+    info!(
+        context,
+        "verdict {} mode {} target {}", decision.verdict as u8, mode as u8, binding.target
     );
     let counters = maps::counters(binding.target);
     count(
@@ -234,11 +236,10 @@ fn event(
     if globals::has_comm() {
         // Right into the record, not by way of the stack: the compiler calls memset for an array of bytes there, and see
         // `silent.rs` for what a function of its own costs.
-        // SAFETY: the record was reserved and has room for as many bytes, all of which the helper writes, also if it fails.
-        unsafe {
-            let comm = &raw mut (*entry.as_mut_ptr()).comm;
-            bpf_get_current_comm(comm.cast(), COMM_LEN as u32);
-        }
+        // SAFETY: the record was reserved; nothing is read of it.
+        let comm = unsafe { &raw mut (*entry.as_mut_ptr()).comm };
+        // SAFETY: there is room for as many bytes, all of which the helper writes, also where it fails.
+        unsafe { bpf_get_current_comm(comm.cast(), COMM_LEN as u32) };
     }
     // The wake-up is what an event costs: 2.5 µs of the connecting thread's time with it, 0.1 to 0.4 µs
     // without. The controller polls.

@@ -6,10 +6,11 @@
 
 use std::{env, fs, fs::OpenOptions, io::Write as _};
 
-use enforcer::kernel::features::by_id;
+use enforcer::kernel::{BpfLogLevel, Kernel, LoadOptions, features::by_id};
 use enforcer_tests::{
     client::Client,
     enforcer::Enforcer,
+    kernel::support,
     need::{Need, need_given},
     place::Place,
     privileges::{LEAST, LEAST_AND_LIMITS, limit_to},
@@ -60,6 +61,23 @@ fn the_kernel_has_what_is_on_record_and_its_verifier_walks_little_more() {
     assert_eq!(
         measured.instructions.keys().collect::<Vec<_>>(),
         record.instructions.keys().collect::<Vec<_>>()
+    );
+}
+
+/// They are an object of their own, with more in it for a verifier to follow and more on the stack.
+#[test]
+fn the_programs_with_a_debug_channel_load_as_well() {
+    let options = LoadOptions {
+        bpf_log: Some(BpfLogLevel::Trace),
+        ..LoadOptions::default()
+    };
+    let mut kernel = Kernel::load(support(), &options).unwrap();
+    assert!(kernel.take_log().is_some());
+    assert!(
+        Kernel::load(support(), &LoadOptions::default())
+            .unwrap()
+            .take_log()
+            .is_none()
     );
 }
 

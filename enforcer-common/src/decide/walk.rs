@@ -1,4 +1,4 @@
-//! [`walk`]: from an address to the clauses that count, the first half of [`decide`](super::decide).
+//! [`walk()`]: from an address to the clauses that count, the first half of [`decide`](super::decide).
 
 use super::{Circumstances, Connect, Mode, PolicyTable, TableFault};
 use crate::clause::{

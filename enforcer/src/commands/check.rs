@@ -342,11 +342,11 @@ mod tests {
             shown.push(out);
         }
         assert_eq!(shown.len(), 2);
-        // Nodes: seven entries, and four where neighbours part, at ::/2, ::/80, ::/127 and fe00::/7.
+        // Eight lines of memory: two roots, three blocks for the second halves within ::/64, and three clauses.
         assert_eq!(
             shown[0],
             "rules of a; of a and default, for targets web, api\n\
-             \x20 7 entries, 3 clauses, about 448 bytes in the kernel\n\
+             \x20 7 entries, 3 clauses, about 512 bytes in the kernel\n\
              \x20 ::/0\n    1. reject with ENETUNREACH: wide\n\
              \x20 ::/128\n    nothing is tried: the connect is allowed\n\
              \x20 ::1/128\n    nothing is tried: the connect is allowed\n\
