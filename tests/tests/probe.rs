@@ -42,10 +42,11 @@ fn run(lab: &Lab, arguments: &[&str]) -> Finished {
 /// What is found of that host, as JSON, and the exit code.
 fn probe(lab: &Lab, host: &str) -> (Value, Option<i32>) {
     let finished = run(lab, &[host, "--output", "json"]);
-    let [line] = &finished.stdout[..] else {
-        panic!("{finished:?}");
-    };
-    (serde_json::from_str(line).unwrap(), finished.status.code())
+    assert_eq!(finished.stdout.len(), 1, "{finished:?}");
+    (
+        serde_json::from_str(&finished.stdout[0]).unwrap(),
+        finished.status.code(),
+    )
 }
 
 struct Row {
