@@ -11,7 +11,7 @@
 //! whose IPv6 is broken, [`named`] a workload whose policy is about names, [`policy`] a policy file that changes. [`foreign`] is a program that somebody else has attached, [`deprive`] takes from a program what
 //! it needs, [`refuse`] lets one of its changes to the kernel fail, [`privileges`] starts it with fewer capabilities. [`verdicts`] is the verdict table, [`kernel`] what to
 //! expect of the running kernel, [`records`] what was measured on each. [`mod@bench`] is what is measured with, [`mod@clients`] what people connect with. [`need`] is the only way to skip a test,
-//! [`wait`] the only way to wait, [`phase`] a clock for what processes do.
+//! [`wait`] the only way to wait, [`phase`] a clock for what processes do, [`interrupt`] the signals that end a program in order.
 //!
 //! This library does not know aya, and loads nothing but enforcer's own probes.
 
@@ -43,6 +43,7 @@ pub mod policy;
 pub mod bench;
 pub mod clients;
 pub mod foreign;
+pub mod interrupt;
 pub mod kernel;
 pub mod need;
 pub mod phase;

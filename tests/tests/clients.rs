@@ -7,7 +7,7 @@ use std::time::Duration;
 use enforcer_tests::{
     clients::{
         crowd::at_once,
-        judge::{Cells, judge, waits},
+        judge::{Cells, hangs, judge},
         measure::{DEADLINE, Measured},
         services::Service,
         table::{self, Client},
@@ -21,10 +21,10 @@ use enforcer_tests::{
 /// How many clients run at once: those that wait take nothing but time.
 const WIDTH: usize = 12;
 
-/// How long a run may take: a client that may wait for ever is ended, every other gets there, however slow the machine.
+/// How long a run may take: a client that may wait for minutes is ended, every other gets there, however slow the machine.
 fn deadline(breakage: Breakage, mode: Option<Mode>) -> Duration {
     match mode {
-        Some(Mode::Without) if waits(breakage) => DEADLINE,
+        Some(Mode::Without) if hangs(breakage) => DEADLINE,
         _ => PATIENCE,
     }
 }

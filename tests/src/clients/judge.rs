@@ -54,12 +54,12 @@ pub enum Expected {
     Anything,
 }
 
-/// Whether a client may wait there for something to be given up, when nobody governs it.
+/// Whether a client may wait there for minutes, when nobody governs it.
 #[must_use]
-pub const fn waits(breakage: Breakage) -> bool {
-    !matches!(
+pub const fn hangs(breakage: Breakage) -> bool {
+    matches!(
         breakage,
-        Breakage::Healthy | Breakage::NoAddress | Breakage::NoRoute | Breakage::Refused
+        Breakage::BlackHole | Breakage::AaaaOnly | Breakage::Literal
     )
 }
 

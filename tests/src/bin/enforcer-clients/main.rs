@@ -9,7 +9,12 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use enforcer_tests::{
-    clients::table::{self, Client},
+    cgroup,
+    clients::{
+        table::{self, Client},
+        world::Mode,
+    },
+    interrupt::{Interrupt, Interrupted},
     lab::Breakage,
 };
 
@@ -41,10 +46,17 @@ struct Arguments {
     repository: PathBuf,
 }
 
+/// Exit code after an interrupt, as shells have it for SIGINT.
+const EXIT_INTERRUPTED: u8 = 130;
+
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        Err(error) if error.is::<Interrupted>() => {
+            report::problem("interrupted; everything was removed");
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
         Err(error) => {
             report::problem(&format!("{error:#}"));
             ExitCode::FAILURE
@@ -62,7 +74,12 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let breakages = arguments
         .breakage
         .map_or_else(|| Breakage::ALL.to_vec(), |breakage| vec![breakage]);
-    let rows = matrix::run(&clients, &breakages)?;
+    let interrupt = Interrupt::watch()?;
+    // Of one that was killed.
+    for mode in Mode::ALL {
+        cgroup::sweep(&format!("enforcer-clients-{mode}"))?;
+    }
+    let rows = matrix::run(&clients, &breakages, &interrupt)?;
     let folder = &arguments.output;
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let kept = folder.join("clients.json");

@@ -7,20 +7,22 @@ use anyhow::{Context as _, Result};
 use enforcer_tests::{
     clients::{
         crowd::at_once,
-        judge::{Cells, judge, waits},
+        judge::{Cells, hangs, judge},
         measure::{DEADLINE, Measured, Outcome},
         services::Service,
         table::Client,
         world::{Mode, World},
     },
     engine::Kind,
+    interrupt::Interrupt,
     lab::Breakage,
 };
 
 use crate::report::{self, Row};
 
-/// How many cells at once that wait for a timeout.
-const WAITING: usize = 24;
+/// How many cells at once that wait for a timeout. More would start so many programs together that some need their time for
+/// that alone.
+const WAITING: usize = 8;
 
 /// How often a cell is run whose time is in doubt. The median counts.
 const REPEATS: usize = 5;
@@ -41,7 +43,7 @@ struct Place<'a> {
 }
 
 /// Runs every client against every breakage.
-pub(crate) fn run(clients: &[Client], breakages: &[Breakage]) -> Result<Vec<Row>> {
+pub(crate) fn run(clients: &[Client], breakages: &[Breakage], interrupt: &Interrupt) -> Result<Vec<Row>> {
     let wanted: Vec<_> = Service::ALL
         .into_iter()
         .filter(|service| clients.iter().any(|client| client.service == *service))
@@ -51,30 +53,32 @@ pub(crate) fn run(clients: &[Client], breakages: &[Breakage]) -> Result<Vec<Row>
     let contained: Vec<_> = clients.iter().filter(|client| client.contained).collect();
     let mut places = Vec::new();
     for breakage in breakages {
+        interrupt.check()?;
         places.push(Place {
             world: World::new(*breakage, &wanted)?,
             clients: everybody.clone(),
             contained: false,
         });
     }
-    let mut rows = measured(&places)?;
+    let mut rows = measured(&places, interrupt)?;
     drop(places);
     if !contained.is_empty() && Kind::Docker.is_there() {
         report::say("the same in containers");
         let mut places = Vec::new();
         for breakage in breakages {
+            interrupt.check()?;
             places.push(Place {
                 world: World::of_containers(*breakage, &wanted)?,
                 clients: contained.clone(),
                 contained: true,
             });
         }
-        rows.extend(measured(&places)?);
+        rows.extend(measured(&places, interrupt)?);
     }
     Ok(rows)
 }
 
-fn measured(places: &[Place<'_>]) -> Result<Vec<Row>> {
+fn measured(places: &[Place<'_>], interrupt: &Interrupt) -> Result<Vec<Row>> {
     let mut waiting = Vec::new();
     let mut quick = Vec::new();
     for (world, place) in places.iter().enumerate() {
@@ -85,21 +89,22 @@ fn measured(places: &[Place<'_>]) -> Result<Vec<Row>> {
                 Some(Mode::Reject),
                 Some(Mode::Redirect),
             ] {
-                let waits = mode == Some(Mode::Without) && waits(place.world.breakage());
+                let waits = mode == Some(Mode::Without) && hangs(place.world.breakage());
                 let cells = if waits { &mut waiting } else { &mut quick };
                 cells.push(Cell { world, client, mode });
             }
         }
     }
-    let mut found = run_cells(places, &waiting, WAITING)?;
+    let mut found = run_cells(places, &waiting, WAITING, interrupt)?;
     // Half of the time a program waits for the disk, for its server, or for another program.
     let cpus = thread::available_parallelism().map_or(1, usize::from);
-    found.extend(run_cells(places, &quick, 2 * cpus)?);
+    found.extend(run_cells(places, &quick, 2 * cpus, interrupt)?);
     let mut rows = Vec::new();
     for (world, place) in places.iter().enumerate() {
         for (client, row) in place.clients.iter().enumerate() {
             let mut cells = gathered(&found, world, client)?;
             let breakage = place.world.breakage();
+            interrupt.check()?;
             if !judge(row, breakage, &cells, true).is_empty() {
                 cells = again(&place.world, row, cells.without)?;
             }
@@ -115,9 +120,17 @@ fn measured(places: &[Place<'_>]) -> Result<Vec<Row>> {
 }
 
 /// Runs cells, that many at a time.
-fn run_cells(places: &[Place<'_>], cells: &[Cell], width: usize) -> Result<BTreeMap<Cell, Measured>> {
+fn run_cells(
+    places: &[Place<'_>],
+    cells: &[Cell],
+    width: usize,
+    interrupt: &Interrupt,
+) -> Result<BTreeMap<Cell, Measured>> {
     report::say(&format!("{} runs, {width} at a time", cells.len()));
-    let found = at_once(cells, width, |cell| once(places, *cell))?;
+    let found = at_once(cells, width, |cell| {
+        interrupt.check()?;
+        once(places, *cell)
+    })?;
     Ok(cells.iter().copied().zip(found).collect())
 }
 
