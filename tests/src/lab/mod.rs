@@ -27,6 +27,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
 
 use self::wiring::Wiring;
 pub use self::{
@@ -81,7 +82,7 @@ pub struct Lab {
     pub http: Server,
     /// Sends back what it gets.
     pub echo: Server,
-    _nameserver: Nameserver,
+    nameserver: Nameserver,
     names: NamesFixture,
     wiring: Wiring,
     breakage: Breakage,
@@ -106,7 +107,7 @@ impl Lab {
         Ok(Self {
             http: Server::http(&wiring.server, listening(HTTP_PORT), PAGE)?,
             echo: Server::echo(&wiring.server, listening(ECHO_PORT))?,
-            _nameserver: Nameserver::start(&wiring.router, NAMESERVER.into(), records)?,
+            nameserver: Nameserver::start(&wiring.router, NAMESERVER.into(), records)?,
             names,
             wiring,
             breakage,
@@ -135,6 +136,31 @@ impl Lab {
     #[must_use]
     pub const fn server(&self) -> &NetnsFixture {
         &self.wiring.server
+    }
+
+    /// The nameserver, which can be told to say something else.
+    #[must_use]
+    pub const fn nameserver(&self) -> &Nameserver {
+        &self.nameserver
+    }
+
+    /// Drops, at the router, every IPv6 packet that is to be forwarded, as a firewall does whose rules were written for IPv4.
+    /// The nameserver is asked by IPv4, so AAAA records go through.
+    ///
+    /// # Errors
+    ///
+    /// When `nft` is not there or refuses.
+    pub fn drop_ipv6(&self) -> Result<()> {
+        self.wiring.drop_ipv6()
+    }
+
+    /// Lets the router know a network behind the client: that of containers which run there.
+    ///
+    /// # Errors
+    ///
+    /// When there is such a route already.
+    pub fn route_to_client(&self, network: Ipv4Net) -> Result<()> {
+        self.wiring.route_to_client(network)
     }
 
     /// The client's side, with the lab's resolver, in the cgroup of whoever starts a process there.

@@ -10,13 +10,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use enforcer_tests::{
+    interrupt::Interrupt,
     place::Place,
     process::{Running, Stream, end_with_parent},
     wait::eventually,
 };
 use rustix::process::Signal;
-
-use crate::interrupt::Interrupt;
 
 /// The argument with which the demo is its own plain client.
 pub(crate) const PLAIN: &str = "plain-client";
@@ -111,7 +110,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// When it cannot be started, and [`Interrupted`](crate::interrupt::Interrupted).
+    /// When it cannot be started, and [`Interrupted`](enforcer_tests::interrupt::Interrupted).
     pub(crate) fn run(
         &self,
         place: &Place<'_>,

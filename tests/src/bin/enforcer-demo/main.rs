@@ -2,8 +2,7 @@
 //!
 //! The host is the client's side of a lab, network namespaces without a name; the workload is a cgroup. Nothing else
 //! of the machine is touched, and all of it is gone afterwards, also after ctrl-c. `clients` knows the clients,
-//! `interrupt` the signals, `janitor` what is left when the demo is killed, `screen` how it looks; the host is
-//! `enforcer_tests::lab`.
+//! `janitor` what is left when the demo is killed, `screen` how it looks; the host is `enforcer_tests::lab`.
 
 use std::{
     env,
@@ -17,6 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use enforcer_tests::{
     cgroup::{self, CgroupFixture},
     enforcer::Enforcer,
+    interrupt::{Interrupt, Interrupted},
     lab::{Breakage, CLIENT_IPV6, HTTP_PORT, Lab, NAME, PREFIX, SERVER_IPV4, SERVER_IPV6},
     process::{Stream, end_with_parent},
     wait::PATIENCE,
@@ -24,12 +24,10 @@ use enforcer_tests::{
 
 use crate::{
     clients::{Client, Outcome, Target},
-    interrupt::{Interrupt, Interrupted},
     screen::Screen,
 };
 
 mod clients;
-mod interrupt;
 mod janitor;
 mod screen;
 

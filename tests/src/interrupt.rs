@@ -1,4 +1,4 @@
-//! [`Interrupt`]: SIGINT, SIGTERM and SIGHUP end the demo in order, everything removed.
+//! [`Interrupt`]: SIGINT, SIGTERM and SIGHUP end a program that shows something in order, everything removed.
 //!
 //! The signals only leave a note; whoever waits looks at it and returns [`Interrupted`].
 
@@ -18,13 +18,14 @@ use tokio::{
 };
 
 /// Whether a signal came.
-pub(crate) struct Interrupt {
+#[derive(Debug)]
+pub struct Interrupt {
     came: Arc<AtomicBool>,
 }
 
 /// A signal came.
 #[derive(Debug)]
-pub(crate) struct Interrupted;
+pub struct Interrupted;
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,7 +41,7 @@ impl Interrupt {
     /// # Errors
     ///
     /// When the signals cannot be watched.
-    pub(crate) fn watch() -> Result<Self> {
+    pub fn watch() -> Result<Self> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_io()
             .build()
@@ -85,7 +86,7 @@ impl Interrupt {
     /// # Errors
     ///
     /// [`Interrupted`] once a signal came.
-    pub(crate) fn check(&self) -> Result<(), Interrupted> {
+    pub fn check(&self) -> Result<(), Interrupted> {
         if self.came.load(Ordering::Relaxed) {
             Err(Interrupted)
         } else {
