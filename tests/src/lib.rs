@@ -10,7 +10,7 @@
 //! containers, [`postgres`] a database server and [`pooler`] what stands before one. [`scene`] is a workload with something to connect to, where most verdicts are tested; [`lab`] is a network
 //! whose IPv6 is broken, [`named`] a workload whose policy is about names, [`policy`] a policy file that changes. [`foreign`] is a program that somebody else has attached, [`deprive`] takes from a program what
 //! it needs, [`refuse`] lets one of its changes to the kernel fail, [`privileges`] starts it with fewer capabilities. [`verdicts`] is the verdict table, [`kernel`] what to
-//! expect of the running kernel, [`records`] what was measured on each. [`mod@bench`] is what is measured with. [`interrupt`] is what ends a program that shows something. [`need`] is the only way to skip a test,
+//! expect of the running kernel, [`records`] what was measured on each. [`mod@bench`] is what is measured with. [`stories`] is real applications in a [`lab`], before and after, [`interrupt`] what ends a program that shows such. [`need`] is the only way to skip a test,
 //! [`wait`] the only way to wait, [`phase`] a clock for what processes do.
 //!
 //! This library does not know aya, and loads nothing but enforcer's own probes.
@@ -49,6 +49,7 @@ pub mod need;
 pub mod phase;
 pub mod privileges;
 pub mod records;
+pub mod stories;
 pub mod verdicts;
 pub mod wait;
 

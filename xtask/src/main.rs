@@ -25,6 +25,8 @@ mod demo;
 
 mod lab;
 
+mod story;
+
 mod bench;
 
 mod fresh;
@@ -49,6 +51,8 @@ enum Verb {
     Demo(demo::Args),
     /// Make a network whose IPv6 is broken, to try things in (root)
     Lab(lab::Args),
+    /// Tell a story from the field, before and after, with its applications (root)
+    Story(story::Args),
     /// Measure what enforcer costs and what the alternatives cost, side by side (root)
     Bench(bench::Args),
     /// Run every check and every test
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
         Verb::Lab(args) => lab::run(&args),
+        Verb::Story(args) => story::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => Ok(test::run(&args)),
         Verb::Vm(args) => vm::run(&args).map(|summary| ExitCode::from(u8::from(summary.failed > 0))),
