@@ -251,7 +251,7 @@ const STORIES: [(&str, &str, &[&str]); 7] = [
     (
         "firewall/rollout.toml",
         include_str!("../../examples/firewall/rollout.toml"),
-        &[],
+        &["2001:4860:4860::8888"],
     ),
     (
         "orm/black-hole.toml",
