@@ -2,15 +2,17 @@
 //!
 //! It runs in a mount namespace of its own, with its data in a temporary directory: nothing of the machine's is
 //! seen or changed, an engine that runs here already least of all, and no mount can be left behind. It makes no
-//! networks. Docker's command line talks to both engines; Podman answers it through its own socket.
+//! networks, unless it was put into a network namespace for that. Docker's command line talks to both engines; Podman
+//! answers it through its own socket. How each is started is the business of `program`, what their containers are made of
+//! that of `image`, and what one can leave behind that of `remains`.
 
 mod image;
+mod program;
 mod remains;
 
 use std::{
-    fs,
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
+    fs::File,
+    net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -20,57 +22,32 @@ use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use self::remains::Remains;
+use self::{
+    program::{
+        PODMAN, SOCKET, answers, docker_engine, enter, packaged, parent, podman_engine, runtime,
+        systemd_makes_cgroups,
+    },
+    remains::Remains,
+};
 use crate::{
     client::Client,
     need::{self, Need},
     netns::NetnsFixture,
     place::Place,
     process::{Finished, Running},
-    unique,
     wait::{PATIENCE, eventually},
 };
 
 /// Docker's command line. A program of that name elsewhere may be anything.
 const DOCKER: &str = "/usr/bin/docker";
-/// Podman.
-const PODMAN: &str = "/usr/bin/podman";
-/// Where packages put the other programs.
-const FOLDERS: [&str; 2] = ["/usr/sbin", "/usr/bin"];
-
-/// Name of an engine's socket in its directory.
-const SOCKET: &str = "socket";
+/// Compose. The first version is a program by itself, later ones can be.
+const COMPOSE: &str = "docker-compose";
 
 /// Name of the image that all containers are made of.
 const IMAGE: &str = "enforcer-test";
 
-/// Gives the engine's mount namespace its own `/run`, `/var/lib`, `/etc` and `/dev/shm`, as far as engines write there.
-/// `$1` is a directory for it, the rest the engine.
-const ENTER: &str = r#"
-set -eu
-own=$1
-shift
-mkdir "$own/run" "$own/etc"
-# What speaks to systemd stays.
-mount --rbind /run "$own/run"
-mount -t tmpfs -o mode=755 tmpfs /run
-for name in dbus systemd; do
-    if [ -d "$own/run/$name" ]; then
-        mkdir "/run/$name"
-        mount --rbind "$own/run/$name" "/run/$name"
-    fi
-done
-umount --lazy "$own/run"
-mount -t tmpfs tmpfs "$own/etc"
-mkdir "$own/etc/upper" "$own/etc/work"
-mount -t overlay -o "lowerdir=/etc,upperdir=$own/etc/upper,workdir=$own/etc/work" overlay /etc
-mount -t tmpfs tmpfs /var/lib
-mount -t tmpfs tmpfs /dev/shm
-# Nobody holds the other end of standard input any more when the test was killed: the engine goes with it.
-exec 3<&0
-{ cat; kill "$$"; } <&3 >/dev/null 2>&1 &
-exec "$@" 3<&-
-"#;
+/// Name of the image that has nothing of its own: it is for containers into which the machine's `/usr` is mounted.
+pub const SYSTEM: &str = "enforcer-test-system";
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,36 +145,73 @@ impl Engine {
             .with_image();
         }
         let systemd = systemd_makes_cgroups();
-        let mut command = Place::default().command("unshare")?;
-        command
-            .args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"])
-            .arg(directory.path());
+        let mut command = enter(&Place::default(), directory.path())?;
         match kind {
-            Kind::Docker => docker_engine(&mut command, directory.path(), systemd)?,
+            Kind::Docker => {
+                docker_engine(&mut command, directory.path(), systemd)?;
+                command.arg("--bridge=none");
+            }
             Kind::Podman => podman_engine(&mut command, directory.path(), systemd)?,
         }
+        Self::run_by(command, kind, directory, parent(systemd))?.with_image()
+    }
+
+    /// Starts a Docker engine in that network namespace, with the image of [`SYSTEM`]. It makes networks there, which are
+    /// none of the machine's and go with the namespace; how packets get from them to elsewhere and back is for whoever made
+    /// that. What its containers look up, that nameserver is asked.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_in(netns: &NetnsFixture, nameserver: IpAddr) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("enforcer-engine-")
+            .tempdir()
+            .context("make a directory for an engine")?;
+        let systemd = systemd_makes_cgroups();
+        let parent = parent(systemd);
+        let mut command = enter(&Place::outside(netns), directory.path())?;
+        docker_engine(&mut command, directory.path(), systemd)?;
+        command.args(["--bridge=none", "--dns", &nameserver.to_string()]);
+        // What others start there cannot be told to be below it one by one.
+        command.args(
+            parent
+                .iter()
+                .flat_map(|parent| ["--cgroup-parent", parent.as_str()]),
+        );
+        let engine = Self::run_by(command, Kind::Docker, directory, parent)?;
+        engine.import(SYSTEM, image::system(engine.directory.path())?)?;
+        Ok(engine)
+    }
+
+    fn run_by(command: Command, kind: Kind, directory: TempDir, parent: Option<String>) -> Result<Self> {
         let mut engine = Self {
             kind,
-            parent: (!systemd).then(|| unique::name("enforcer-test-engine")),
+            parent,
             remains: None,
             process: Some(Running::start(command).context("start a container engine")?),
             socket: directory.path().join(SOCKET),
             directory,
         };
         engine.wait_until_it_answers()?;
-        engine.with_image()
+        Ok(engine)
     }
 
     fn with_image(self) -> Result<Self> {
-        let mut import = self.docker(&["import", "-", IMAGE])?;
-        import.stdin(Stdio::from(image::archive(self.directory.path())?));
+        self.import(IMAGE, image::archive(self.directory.path())?)?;
+        Ok(self)
+    }
+
+    fn import(&self, name: &str, archive: File) -> Result<()> {
+        let mut import = self.docker(&["import", "-", name])?;
+        import.stdin(Stdio::from(archive));
         let imported = import.output().context("run docker import")?;
         anyhow::ensure!(
             imported.status.success(),
             "import an image: {}",
             String::from_utf8_lossy(&imported.stderr)
         );
-        Ok(self)
+        Ok(())
     }
 
     /// Which it is.
@@ -284,6 +298,22 @@ impl Engine {
             finished.stderr.join(" | ")
         );
         Ok(finished)
+    }
+
+    /// A command of Compose, for this engine, with those files.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be prepared.
+    pub fn compose(&self, project: &str, files: &[PathBuf], arguments: &[&str]) -> Result<Command> {
+        let mut command = Place::default().command(COMPOSE)?;
+        command
+            .args(["--project-name", project])
+            .args(files.iter().flat_map(|file| [Path::new("--file"), file]))
+            .args(arguments)
+            .env("DOCKER_HOST", self.host())
+            .env("DOCKER_CONFIG", self.directory.path());
+        Ok(command)
     }
 
     fn docker(&self, arguments: &[&str]) -> Result<Command> {
@@ -417,73 +447,4 @@ impl Drop for Container {
             eprintln!("a container is left to its engine's end: {error:#}");
         }
     }
-}
-
-fn docker_engine(command: &mut Command, own: &Path, systemd: bool) -> Result<()> {
-    let config = own.join("daemon.json");
-    fs::write(&config, "{}").with_context(|| format!("write {}", config.display()))?;
-    command.arg(packaged("dockerd")?);
-    for (option, path) in [
-        ("--config-file", config),
-        ("--data-root", own.join("data")),
-        ("--exec-root", own.join("exec")),
-        ("--pidfile", own.join("pid")),
-    ] {
-        command.arg(option).arg(path);
-    }
-    let driver = if systemd { "systemd" } else { "cgroupfs" };
-    command
-        .args(["--host", &format!("unix://{}", own.join(SOCKET).display())])
-        .args(["--exec-opt", &format!("native.cgroupdriver={driver}")])
-        .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
-        .args(["--ip-forward=false", "--ip-masq=false", "--userland-proxy=false"])
-        .args(["--log-level", "warn"]);
-    Ok(())
-}
-
-fn podman_engine(command: &mut Command, own: &Path, systemd: bool) -> Result<()> {
-    let config = own.join("containers.conf");
-    // The default limits are more than some hosts allow to raise.
-    let text = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-                [engine]\nevents_logger = \"file\"\n";
-    fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-    command.env("CONTAINERS_CONF", config).arg(PODMAN);
-    for (option, name) in [("--root", "root"), ("--runroot", "runroot"), ("--tmpdir", "tmp")] {
-        command.arg(option).arg(own.join(name));
-    }
-    let manager = if systemd { "systemd" } else { "cgroupfs" };
-    command
-        .arg("--runtime")
-        .arg(runtime()?)
-        .args(["--cgroup-manager", manager, "--storage-driver", "vfs"])
-        .args(["system", "service", "--time", "0"])
-        .arg(format!("unix://{}", own.join(SOCKET).display()));
-    Ok(())
-}
-
-/// Where the cgroup tree is version 2 alone, crun, which Podman prefers; it refuses all others.
-fn runtime() -> Result<PathBuf> {
-    let crun = packaged("crun").ok().filter(|_| systemd_makes_cgroups());
-    crun.map_or_else(|| packaged("runc"), Ok)
-}
-
-/// Whether cgroups are systemd's to make: it runs, and version 2 is all there is.
-fn systemd_makes_cgroups() -> bool {
-    Path::new("/run/systemd/system").is_dir() && Path::new("/sys/fs/cgroup/cgroup.procs").exists()
-}
-
-fn packaged(program: &str) -> Result<PathBuf> {
-    let mut places = FOLDERS.iter().map(|folder| Path::new(folder).join(program));
-    places
-        .find(|path| path.is_file())
-        .with_context(|| format!("find {program}: no package has brought it"))
-}
-
-fn answers(socket: &Path) -> std::io::Result<bool> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: engine\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer.ends_with("OK"))
 }

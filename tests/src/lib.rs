@@ -7,10 +7,11 @@
 //! Reading order: [`cgroup`] and [`netns`] are the two places a process can be put, [`names`] what it believes
 //! about names, [`place`] all three together. [`client`] is a process in a place that makes the connects it is
 //! told to, [`server`] what it connects to, [`enforcer`] the real binary, [`engine`] a container engine with
-//! containers, [`postgres`] a database server. [`scene`] is a workload with something to connect to, where most verdicts are tested; [`lab`] is a network
+//! containers, [`postgres`] a database server and [`pooler`] what stands before one. [`scene`] is a workload with something to connect to, where most verdicts are tested; [`lab`] is a network
 //! whose IPv6 is broken, [`named`] a workload whose policy is about names, [`policy`] a policy file that changes. [`foreign`] is a program that somebody else has attached, [`deprive`] takes from a program what
 //! it needs, [`refuse`] lets one of its changes to the kernel fail, [`privileges`] starts it with fewer capabilities. [`verdicts`] is the verdict table, [`kernel`] what to
-//! expect of the running kernel, [`records`] what was measured on each. [`mod@bench`] is what is measured with, [`mod@clients`] what people connect with. [`need`] is the only way to skip a test,
+//! expect of the running kernel, [`records`] what was measured on each. [`mod@bench`] is what is measured with, [`mod@clients`] what people
+//! connect with, [`stories`] real applications in a [`lab`], before and after. [`need`] is the only way to skip a test,
 //! [`wait`] the only way to wait, [`phase`] a clock for what processes do, [`interrupt`] the signals that end a program in order.
 //!
 //! This library does not know aya, and loads nothing but enforcer's own probes.
@@ -32,6 +33,7 @@ pub mod refuse;
 pub mod server;
 
 pub mod engine;
+pub mod pooler;
 pub mod postgres;
 
 pub mod scene;
@@ -49,6 +51,7 @@ pub mod need;
 pub mod phase;
 pub mod privileges;
 pub mod records;
+pub mod stories;
 pub mod verdicts;
 pub mod wait;
 

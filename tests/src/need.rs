@@ -16,7 +16,7 @@ use std::{env, fmt, fs, fs::OpenOptions, io::Write as _, path::Path, path::PathB
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use crate::{clients, engine::Kind};
+use crate::{clients, engine::Kind, stories};
 
 /// Something a test needs and a machine may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -36,6 +36,12 @@ pub enum Need {
     Node,
     /// A PostgreSQL server, of the distribution's packages.
     Postgres,
+    /// `pgbouncer` on the path.
+    Pgbouncer,
+    /// `docker-compose` on the path.
+    Compose,
+    /// What `cargo xtask setup --for test` installs of npm.
+    NodePackages,
     /// `python3` on the path.
     Python3,
     /// `nft` on the path.
@@ -72,6 +78,9 @@ impl fmt::Display for Need {
             Self::Java => "java and javac are not installed",
             Self::Node => "node is not installed",
             Self::Postgres => "no package has brought a PostgreSQL server",
+            Self::Pgbouncer => "pgbouncer is not installed",
+            Self::Compose => "docker-compose is not installed",
+            Self::NodePackages => "the packages of npm are not installed (`cargo xtask setup --for test`)",
             Self::Python3 => "python3 is not installed",
             Self::Nft => "nft is not installed",
             Self::Veth => "the kernel has no veth",
@@ -95,12 +104,15 @@ impl Need {
             Self::Curl => &[&["curl", "--version"]],
             Self::Java => &[&["java", "-version"], &["javac", "-version"]],
             Self::Node => &[&["node", "--version"]],
+            Self::Pgbouncer => &[&["pgbouncer", "--version"]],
+            Self::Compose => &[&["docker-compose", "version"]],
             Self::Python3 => &[&["python3", "--version"]],
             Self::Nft => &[&["nft", "--version"]],
             Self::Clients => {
                 let sets = ["c", "go", "java", "node", "python"];
                 return Some(sets.iter().all(|set| clients::installed(set).is_ok()));
             }
+            Self::NodePackages => return Some(stories::packages().is_some()),
             Self::Docker => return Some(Kind::Docker.is_there()),
             Self::Podman => return Some(Kind::Podman.is_there()),
             Self::Postgres => return Some(postgres_programs().is_some()),

@@ -265,6 +265,26 @@ impl NetnsFixture {
         })
     }
 
+    /// How many TCP connections have been begun here, by either family: each is a socket that has sent a SYN.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel's counters cannot be read or understood.
+    pub fn tcp_connects(&self) -> Result<u64> {
+        self.run(|| {
+            // One line of names and one of numbers for each protocol (RFC 4022: tcpActiveOpens).
+            let path = "/proc/thread-self/net/snmp";
+            let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+            let mut lines = text.lines().filter(|line| line.starts_with("Tcp: "));
+            let mut words = || lines.next().unwrap_or_default().split_whitespace();
+            let found = words().zip(words()).find(|(name, _)| *name == "ActiveOpens");
+            let (_, count) = found.with_context(|| format!("find ActiveOpens in {path}"))?;
+            count
+                .parse()
+                .with_context(|| format!("understand {count:?} in {path}"))
+        })
+    }
+
     /// The namespace's descriptor, for a process about to start.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
         self.handle

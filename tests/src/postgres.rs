@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::{fs::chown, process::CommandExt as _},
     process::Command,
 };
@@ -22,11 +22,20 @@ use crate::{
     wait::PATIENCE,
 };
 
+/// The port that its clients expect.
+pub const PORT: u16 = 5432;
+
 /// The user that its clients are to be, without a password.
 pub const USER: &str = "app";
 
 /// The database that it has.
 pub const DATABASE: &str = "postgres";
+
+/// The URL of a database at that host.
+#[must_use]
+pub fn url(host: &str) -> String {
+    format!("postgresql://{USER}@{host}:{PORT}/{DATABASE}")
+}
 
 /// A user that owns nothing: the server refuses to be root.
 const NOBODY: u32 = 65534;
@@ -46,8 +55,7 @@ impl Postgres {
     ///
     /// When no package has brought the programs, or they say no.
     pub fn start(netns: &NetnsFixture, listening: &[SocketAddr]) -> Result<Self> {
-        let folder = tempfile::tempdir().context("make a directory for PostgreSQL")?;
-        chown(folder.path(), Some(NOBODY), Some(NOBODY)).context("give PostgreSQL its directory")?;
+        let folder = nobodys_folder().context("make a directory for PostgreSQL")?;
         let data = folder.path().join("data");
         let programs = postgres_programs().context("find PostgreSQL's programs")?;
         let command = |program: &str| -> Result<Command> {
@@ -82,6 +90,7 @@ impl Postgres {
             // Only the network is of interest.
             "unix_socket_directories=".to_owned(),
             "fsync=off".to_owned(),
+            "log_connections=on".to_owned(),
         ] {
             postgres.args(["-c", &setting]);
         }
@@ -95,6 +104,28 @@ impl Postgres {
         }
         Ok(server)
     }
+
+    /// Ends it, and says where each connection came from that it has had, in order.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended before, or does not end in time.
+    pub fn finish(mut self) -> Result<Vec<IpAddr>> {
+        let mut process = self.process.take().context("end PostgreSQL: it has ended")?;
+        process.signal(Signal::INT)?;
+        let finished = process.finish(PATIENCE)?;
+        Ok(finished
+            .stderr
+            .iter()
+            .filter_map(|line| came_from(line))
+            .collect())
+    }
+}
+
+/// `… LOG:  connection received: host=192.0.2.2 port=41234`
+fn came_from(line: &str) -> Option<IpAddr> {
+    let (_, rest) = line.split_once("connection received: host=")?;
+    rest.split(' ').next()?.parse().ok()
 }
 
 impl Drop for Postgres {
@@ -108,9 +139,16 @@ impl Drop for Postgres {
     }
 }
 
+/// A directory that is [`NOBODY`]'s.
+pub(crate) fn nobodys_folder() -> Result<TempDir> {
+    let folder = tempfile::tempdir().context("make a directory")?;
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).context("give a directory to nobody")?;
+    Ok(folder)
+}
+
 /// Makes the program one of [`NOBODY`]'s, once it is where it belongs. What it shares with others by System V's means is
 /// gone with it, however it ends.
-fn as_nobody(command: &mut Command) {
+pub(crate) fn as_nobody(command: &mut Command) {
     let become_nobody = || -> io::Result<()> {
         // SAFETY: after fork there is one thread, and no System V semaphore of the test's is in use.
         unsafe { unshare_unsafe(UnshareFlags::NEWIPC) }?;
@@ -121,4 +159,17 @@ fn as_nobody(command: &mut Command) {
     };
     // SAFETY: between fork and exec the closure makes system calls only.
     unsafe { command.pre_exec(become_nobody) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_known_by_where_it_came_from() {
+        let line = "2026-01-01 00:00:00.000 UTC [7] LOG:  connection received: host=192.0.2.2 port=4242";
+        assert_eq!(came_from(line), Some(IpAddr::from([192, 0, 2, 2])));
+        let line = "2026-01-01 00:00:00.000 UTC [7] LOG:  connection authorized: user=app database=postgres";
+        assert_eq!(came_from(line), None);
+    }
 }

@@ -236,6 +236,64 @@ const EXAMPLES: [(&str, &str, &[&str]); 3] = [
     ),
 ];
 
+/// The policies of the stories, in the same way. Their names are known to no nameserver but that of the story.
+const STORIES: [(&str, &str, &[&str]); 7] = [
+    (
+        "compose/policy.toml",
+        include_str!("../../examples/compose/policy.toml"),
+        &[],
+    ),
+    (
+        "firewall/policy.toml",
+        include_str!("../../examples/firewall/policy.toml"),
+        &["2001:4860:4860::8888"],
+    ),
+    (
+        "firewall/rollout.toml",
+        include_str!("../../examples/firewall/rollout.toml"),
+        &["2001:4860:4860::8888"],
+    ),
+    (
+        "orm/black-hole.toml",
+        include_str!("../../examples/orm/black-hole.toml"),
+        &[],
+    ),
+    (
+        "orm/to.toml",
+        include_str!("../../examples/orm/to.toml"),
+        &["`database-by-pooler` moves PostgreSQL"],
+    ),
+    (
+        "orm/to-host.toml",
+        include_str!("../../examples/orm/to-host.toml"),
+        &["`database-by-pooler` moves PostgreSQL"],
+    ),
+    (
+        "websocket/policy.toml",
+        include_str!("../../examples/websocket/policy.toml"),
+        &[],
+    ),
+];
+
+#[test]
+fn each_policy_of_a_story_is_good_and_strict_finds_only_what_it_must() {
+    let host = Host::new();
+    for (name, text, warnings) in STORIES {
+        let finished = host.check(&[&host.file(text), "--no-resolve", "--strict"]);
+        let said = finished.stderr.join("\n");
+        let code = if warnings.is_empty() { 0 } else { 3 };
+        assert_eq!(finished.status.code(), Some(code), "{name}: {said}");
+        assert_eq!(
+            said.matches("warning: ").count(),
+            warnings.len(),
+            "{name}: {said}"
+        );
+        for expected in warnings {
+            assert!(said.contains(expected), "{name}: {expected}: {said}");
+        }
+    }
+}
+
 #[test]
 fn each_example_is_good_and_strict_finds_only_what_it_must() {
     let host = Host::new();

@@ -25,6 +25,8 @@ mod demo;
 
 mod lab;
 
+mod story;
+
 mod bench;
 
 mod clients;
@@ -51,6 +53,8 @@ enum Verb {
     Demo(demo::Args),
     /// Make a network whose IPv6 is broken, to try things in (root)
     Lab(lab::Args),
+    /// Tell a story from the field, before and after, with its applications (root)
+    Story(story::Args),
     /// Measure what enforcer costs and what the alternatives cost, side by side (root)
     Bench(bench::Args),
     /// Run the clients people use against each breakage of the lab, with and without enforcer (root)
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Verb::Setup(args) => setup::run(&args).map(|()| ExitCode::SUCCESS),
         Verb::Demo(args) => demo::run(&args),
         Verb::Lab(args) => lab::run(&args),
+        Verb::Story(args) => story::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Clients(args) => clients::run(&args),
         Verb::Test(args) => Ok(test::run(&args)),

@@ -91,7 +91,9 @@ fn warnings(
 ) -> Vec<Warning> {
     let mut all = Vec::new();
     for policy in policies {
-        let rejecting = |addr, port, proto| rejecting(rules, policy, addr, port, proto);
+        // What is warned of may come with any share of a rollout, whichever process asks.
+        let policy = policy.for_the_included();
+        let rejecting = |addr, port, proto| rejecting(rules, &policy, addr, port, proto);
         all.extend(
             found
                 .warnings(rules, &rejecting)
@@ -118,7 +120,6 @@ fn rejecting(
         },
         mode: Mode::Enforce,
         rollout_key: 0,
-        // What is warned of may come with any share of a rollout.
         canaries: u64::MAX,
     };
     // A socket like most, of the one who warns.

@@ -3,11 +3,13 @@
 //! Only the compiler makes one. It says nothing of names and lines: a clause's rule is an index into the
 //! policy's rules.
 
-use std::{collections::HashSet, net::Ipv6Addr};
+use std::{borrow::Cow, collections::HashSet, net::Ipv6Addr};
 
 use enforcer_common::{
     address::{AddrWords, octets_from_words},
-    clause::{Clause, DestinationForm, IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, NO_ENTRY, entry_value},
+    clause::{
+        Clause, DestinationForm, IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, NO_ENTRY, RolloutBy, entry_value,
+    },
     decide::PolicyTable,
 };
 use ipnet::Ipv6Net;
@@ -96,6 +98,21 @@ impl CompiledPolicy {
             entries: self.entries.clone(),
             clauses,
         }
+    }
+
+    /// The policy as it is for those whom each of its rollouts includes, but for rollouts to nobody.
+    #[must_use]
+    pub fn for_the_included(&self) -> Cow<'_, Self> {
+        let is_partial =
+            |clause: &Clause| clause.rollout_by != RolloutBy::Everybody as u8 && clause.rollout_below > 0;
+        if !self.clauses.iter().any(is_partial) {
+            return Cow::Borrowed(self);
+        }
+        let mut included = self.clone();
+        for clause in included.clauses.iter_mut().filter(|clause| is_partial(clause)) {
+            clause.rollout_by = RolloutBy::Everybody as u8;
+        }
+        Cow::Owned(included)
     }
 
     /// The head of the longest prefix that covers all of a prefix.

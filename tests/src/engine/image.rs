@@ -1,8 +1,9 @@
-//! The image of the tests' containers: busybox, and the test client with its libraries. No registry is asked.
+//! The images of the tests' containers: busybox, and the test client with its libraries; and one with nothing in it but
+//! places for what is mounted. No registry is asked.
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -45,6 +46,34 @@ pub(super) fn archive(directory: &Path) -> Result<File> {
         .into_inner()
         .and_then(|file| file.sync_all())
         .with_context(|| format!("write {}", path.display()))?;
+    File::open(&path).with_context(|| format!("open {}", path.display()))
+}
+
+/// Links at the root of a system that lead into `/usr`.
+const LINKS: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
+
+/// Writes an image's files that has the machine's `/usr` to come, as an archive into `directory`, and opens it for reading.
+pub(super) fn system(directory: &Path) -> Result<File> {
+    let path = directory.join("system.tar");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let write = || -> std::io::Result<()> {
+        let mut archive = tar::Builder::new(file);
+        for folder in ["etc", "tmp", "usr"] {
+            archive.append_dir(folder, "/usr")?;
+        }
+        for link in LINKS {
+            // Where it is a folder of its own, nothing of it can be had by mounting /usr.
+            if let Ok(target) = fs::read_link(Path::new("/").join(link)) {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_size(0);
+                header.set_mode(0o777);
+                archive.append_link(&mut header, link, target)?;
+            }
+        }
+        archive.into_inner()?.sync_all()
+    };
+    write().with_context(|| format!("write {}", path.display()))?;
     File::open(&path).with_context(|| format!("open {}", path.display()))
 }
 

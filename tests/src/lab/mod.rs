@@ -27,6 +27,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
 
 use self::wiring::Wiring;
 pub use self::{
@@ -171,6 +172,25 @@ impl Lab {
     #[must_use]
     pub const fn server(&self) -> &NetnsFixture {
         &self.wiring.server
+    }
+
+    /// Drops, at the router, every IPv6 packet that is to be forwarded, as a firewall does whose rules were written for IPv4.
+    /// The nameserver is asked by IPv4, so AAAA records go through.
+    ///
+    /// # Errors
+    ///
+    /// When `nft` is not there or refuses.
+    pub fn drop_ipv6(&self) -> Result<()> {
+        self.wiring.drop_ipv6()
+    }
+
+    /// Lets the router know a network behind the client: that of containers which run there.
+    ///
+    /// # Errors
+    ///
+    /// When there is such a route already.
+    pub fn route_to_client(&self, network: Ipv4Net) -> Result<()> {
+        self.wiring.route_to_client(network)
     }
 
     /// The client's side, with the lab's resolver, in the cgroup of whoever starts a process there.

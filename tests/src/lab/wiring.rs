@@ -64,6 +64,15 @@ table ip6 long {
 }
 ";
 
+/// What a firewall does that was written for IPv4 alone, with IPv6 forbidden to be safe.
+const DROP_IPV6: &str = "
+table ip6 firewall {
+    chain forward {
+        type filter hook forward priority 0; policy drop;
+    }
+}
+";
+
 /// The namespaces, joined.
 #[derive(Debug)]
 pub(super) struct Wiring {
@@ -106,6 +115,17 @@ impl Wiring {
     /// Lets long packets vanish at the router.
     pub(super) fn lose_long_packets(&self) -> Result<()> {
         filter(&self.router, DROP_LONG_PACKETS).context("lose long packets")
+    }
+
+    /// See [`super::Lab::drop_ipv6`].
+    pub(super) fn drop_ipv6(&self) -> Result<()> {
+        filter(&self.router, DROP_IPV6)
+    }
+
+    /// See [`super::Lab::route_to_client`]. The server asks the router for everything.
+    pub(super) fn route_to_client(&self, network: Ipv4Net) -> Result<()> {
+        self.client.set("ipv4/ip_forward", "1")?;
+        self.router.add_route(network, INSIDE, Some(CLIENT_IPV4.into()))
     }
 }
 

@@ -65,6 +65,13 @@ const NEEDS: &[Need] = &[
         needed_for: Purpose::Clients,
     },
     Need {
+        what: "pgbouncer",
+        why: "a pooler before that server, at a port of its own",
+        found: || has("pgbouncer"),
+        packages: &["pgbouncer"],
+        needed_for: Purpose::Test,
+    },
+    Need {
         what: "java, javac 17 or later",
         why: "a client that writes IPv4 addresses as IPv6",
         found: has_java,
@@ -218,6 +225,13 @@ const NEEDS: &[Need] = &[
         found: || packaged("docker"),
         packages: &["docker-cli", "docker.io"],
         needed_for: Purpose::Clients,
+    },
+    Need {
+        what: "docker-compose",
+        why: "starts services from a file",
+        found: || has("docker-compose"),
+        packages: &["docker-compose"],
+        needed_for: Purpose::Test,
     },
     Need {
         what: "podman",

@@ -2,8 +2,7 @@
 //!
 //! The host is the client's side of a lab, network namespaces without a name; the workload is a cgroup. Nothing else
 //! of the machine is touched, and all of it is gone afterwards, also after ctrl-c. `clients` knows the clients,
-//! `janitor` what is left when the demo is killed, `screen` how it looks; the host is
-//! `enforcer_tests::lab`.
+//! `janitor` what is left when the demo is killed, `screen` how it looks; the host is `enforcer_tests::lab`.
 
 use std::{
     env,
