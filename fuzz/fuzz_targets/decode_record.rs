@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     hub.publish(catalog.event(&record, Timestamp::UNIX_EPOCH));
     let item = subscription.try_next().expect("what was just published");
 
-    let sinks: [&mut dyn Render; 2] = [&mut Json, &mut Live::new(Colour::Never, TimeZone::UTC)];
+    let sinks: [&mut dyn Render; 2] = [&mut Json::default(), &mut Live::new(Colour::Never, TimeZone::UTC)];
     for sink in sinks {
         let mut block = Vec::new();
         sink.render(&item, &mut block).expect("memory takes everything");

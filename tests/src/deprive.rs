@@ -14,6 +14,7 @@ use std::{
 
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount},
+    process::{Resource, Rlimit, setrlimit},
     thread::{CapabilitySet, UnshareFlags, unshare_unsafe},
 };
 
@@ -31,6 +32,8 @@ pub enum Deprivation {
     Capabilities(CapabilitySet),
     /// Root's files: it runs as `nobody`, with the capabilities that enforcing takes.
     Root,
+    /// More descriptors than so many, and it may not raise that.
+    Descriptors(u64),
     /// Cgroups that can be written: the file system is read-only, as container engines mount it.
     WritableCgroups,
     /// bpf(2): each call ends in that errno. ENOSYS is a kernel without `CONFIG_BPF_SYSCALL`, EPERM what the seccomp
@@ -44,6 +47,19 @@ pub enum Deprivation {
 /// `BPF_PROG_LOAD` (`include/uapi/linux/bpf.h`).
 const BPF_PROG_LOAD: u32 = 5;
 
+fn limit_descriptors(command: &mut Command, most: u64) {
+    let limit = move || {
+        let most = Some(most);
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        Ok(setrlimit(Resource::Nofile, limit)?)
+    };
+    // SAFETY: between fork and exec the closure makes one system call.
+    unsafe { command.pre_exec(limit) };
+}
+
 /// Makes the command's process lose that before it executes its program.
 ///
 /// # Panics
@@ -52,6 +68,7 @@ const BPF_PROG_LOAD: u32 = 5;
 pub fn deprive(command: &mut Command, deprivation: Deprivation) {
     let filter = match deprivation {
         Deprivation::Root => return become_nobody(command),
+        Deprivation::Descriptors(most) => return limit_descriptors(command, most),
         Deprivation::WritableCgroups => return make_cgroups_read_only(command),
         Deprivation::AllCapabilities => return limit_to(command, CapabilitySet::empty()),
         Deprivation::Capabilities(lost) => return limit_to(command, CapabilitySet::all().difference(lost)),

@@ -8,6 +8,7 @@ use std::{
     env,
     fmt::Write as _,
     fs,
+    net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -16,7 +17,12 @@ use std::{
 use enforcer::{
     kernel::{Content, Kernel, LoadOptions},
     policy::{
-        Policy, argument::RuleArgument, compile::compile, compiled::CompiledPolicy, live::Live,
+        Policy,
+        argument::RuleArgument,
+        compile::compile,
+        compiled::CompiledPolicy,
+        live::Live,
+        overlay::{Answers, Becomes, overlay},
         rule::DEFAULT_GROUP,
     },
     targets::{Cgroup, Hierarchy},
@@ -340,6 +346,71 @@ fn compiled(errno: &str) -> Arc<CompiledPolicy> {
     Arc::new(compile(&policy.rules, &[DEFAULT_GROUP.to_owned()], &Live::default()).unwrap())
 }
 
+/// A name has the address again and again by another rule, together with few others or many, so that maps of all sizes are
+/// written again.
+#[test]
+fn every_connect_meets_the_old_addresses_of_a_name_or_the_new_ones() {
+    let scene = Scene::new("reload-overlay").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let IpAddr::V6(address) = A else { unreachable!() };
+    let rules = ERRNOS.map(|errno| {
+        let name = errno.to_lowercase();
+        format!("[[rule]]\nhost = \"{name}.example\"\naction = \"reject\"\nerrno = \"{errno}\"\n")
+    });
+    let text = format!("version = 1\n{}", rules.concat());
+    let (policy, _) = Policy::from_text(Path::new("policy.toml"), text, Vec::new()).unwrap();
+    let (groups, live) = ([DEFAULT_GROUP.to_owned()], Live::default());
+    let base = Arc::new(compile(&policy.rules, &groups, &live).unwrap());
+    let over = |turn: u32| {
+        let others = [0, 5, 90, 700][turn as usize / 2 % 4];
+        let others = (0..others).map(|number| Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, number));
+        let addresses = others.chain([address]).map(|address| (address, Becomes::AsRuled));
+        let answers = Answers::from([(turn % 2, addresses.collect())]);
+        Arc::new(overlay(&policy.rules, &groups, &live, &base, &answers).compiled)
+    };
+    let mut kernel = Kernel::load(support(), &LoadOptions::default()).unwrap();
+    let content = Content {
+        scope: Some(0),
+        overlay: over(0),
+        ..Content::plain(&base)
+    };
+    let slot = kernel.install(&content).unwrap().0.slot;
+    let cgroup = Cgroup::open(&Hierarchy::find().unwrap(), Path::new(&scene.path())).unwrap();
+    let mut client = scene.client().unwrap();
+    scene.connects(&mut client, A).unwrap();
+    let attachment = kernel.attach(&cgroup, binding(&cgroup, slot)).unwrap();
+    let connect = Connect::new(SocketKind::Tcp, scene.to(A));
+    let hammer = Hammer::start(scene.client().unwrap(), directory.path(), connect);
+    for turn in 1..=2 * u32::try_from(reloads()).unwrap() {
+        let overlay = over(turn);
+        hammer.begin();
+        kernel.replace(slot, &base, overlay).unwrap();
+        hammer.settled();
+        scene.rejects(&mut client, A, ERRNOS[turn as usize % 2]).unwrap();
+        kernel.give_back();
+    }
+    let seen = hammer.end();
+    drop(attachment);
+    let outcomes = ERRNOS.map(caller_sees);
+    assert_eq!(seen.violations(&outcomes), []);
+    for outcome in outcomes {
+        assert!(seen.settled(outcome) > 0, "{outcome}: {:?}", seen.outcomes);
+    }
+    scene.connects(&mut client, A).unwrap();
+}
+
+fn binding(cgroup: &Cgroup, policy_slot: u32) -> Binding {
+    Binding {
+        layout_version: LAYOUT_VERSION,
+        policy_slot,
+        cgroup_id: cgroup.id(),
+        target: 1,
+        mode: Mode::Enforce as u8,
+        events: EventsWanted::None as u8,
+        ..Binding::default()
+    }
+}
+
 /// What a reload must not do: take the old policy away, and then put the new one there. Whoever counts finds it out.
 #[test]
 fn a_policy_that_is_deleted_before_the_next_is_inserted_is_found_out() {
@@ -352,15 +423,7 @@ fn a_policy_that_is_deleted_before_the_next_is_inserted_is_found_out() {
         kernel.install(&content).unwrap().0.slot
     });
     let cgroup = Cgroup::open(&Hierarchy::find().unwrap(), Path::new(&scene.path())).unwrap();
-    let binding = |policy_slot| Binding {
-        layout_version: LAYOUT_VERSION,
-        policy_slot,
-        cgroup_id: cgroup.id(),
-        target: 1,
-        mode: Mode::Enforce as u8,
-        events: EventsWanted::None as u8,
-        ..Binding::default()
-    };
+    let binding = |slot| binding(&cgroup, slot);
     let attachment = kernel.attach(&cgroup, binding(slots[0])).unwrap();
     scene.rejects(&mut client, A, ERRNOS[0]).unwrap();
     let before = packets(&scene);

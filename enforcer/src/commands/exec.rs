@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     daemon::{
-        Governing, Living, NamedTarget, POLL_INTERVAL, Plan, PlannedCgroup, PlannedTarget,
+        Governing, Living, NamedTarget, Plan, PlannedCgroup, PlannedTarget,
         signals::{self, ENDING, FORWARDED, Signals},
     },
     kernel::Support,
@@ -217,8 +217,6 @@ async fn attend(
     talk: Talk,
     signals: &mut Signals,
 ) -> Result<ExitStatus, Failure> {
-    let mut poll = tokio::time::interval(POLL_INTERVAL);
-    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut is_reporting = true;
     loop {
         // One future until it is done, as in `run`.
@@ -239,26 +237,15 @@ async fn attend(
                         }
                     }
                     // The command goes on, governed, whatever becomes of reporting.
-                    _ = poll.tick(), if is_reporting => is_reporting = report(governing).await,
+                    moved = governing.keep_up(), if is_reporting => if let Err(error) = moved {
+                        console::error(prepare::kernel_failure(error));
+                        is_reporting = false;
+                    },
                     said = &mut changing => break said,
                 }
             }
         };
         living::put_into_force(living, said, governing, talk).await;
-    }
-}
-
-/// Passes on what is waiting. `false` where that cannot be done any more.
-async fn report(governing: &mut Governing) -> bool {
-    loop {
-        match governing.pump() {
-            Ok(true) => tokio::task::yield_now().await,
-            Ok(false) => return true,
-            Err(error) => {
-                console::error(prepare::kernel_failure(error));
-                return false;
-            }
-        }
     }
 }
 

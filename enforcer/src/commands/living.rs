@@ -91,4 +91,5 @@ pub(crate) async fn put_into_force(living: &Living, said: Vec<Said>, governing: 
         console::error(prepare::kernel_failure(error));
     }
     say(governing.take_said(), talk);
+    governing.tidy().await;
 }

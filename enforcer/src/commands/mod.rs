@@ -6,6 +6,7 @@ mod exit;
 mod console;
 
 mod living;
+mod memory;
 mod neighbours;
 mod prepare;
 mod stream;
@@ -40,6 +41,7 @@ use self::{
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    memory::give_back_what_is_large();
     // Malformed arguments, --help and --version end here, with clap's codes: 2, 0, 0.
     let cli = Cli::parse();
     match run_to_end(cli) {

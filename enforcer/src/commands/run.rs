@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     daemon::{
-        Governing, Living, POLL_INTERVAL, Said, StartOptions,
+        Governing, Living, Said, StartOptions,
         signals::{HANGING_UP, RELOADING, STOPPING, Signals},
     },
     kernel::Support,
@@ -254,14 +254,12 @@ impl Run<'_> {
 
     /// The run loop: everything that can wake it is an arm here.
     async fn govern(&self, course: &mut Course) -> Result<Woken, Failure> {
-        let mut poll = tokio::time::interval(POLL_INTERVAL);
-        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut coming = std::pin::pin!(wait::wait_for_any(&self.hierarchy, &self.missing));
         loop {
             if std::mem::take(&mut course.is_reload_due) {
                 return Ok(Woken::Reload);
             }
-            let said = match self.until_change(course, &mut poll, coming.as_mut()).await? {
+            let said = match self.until_change(course, coming.as_mut()).await? {
                 Ok(said) => said,
                 Err(woken) => return Ok(woken),
             };
@@ -273,7 +271,6 @@ impl Run<'_> {
     async fn until_change(
         &self,
         course: &mut Course,
-        poll: &mut tokio::time::Interval,
         mut coming: std::pin::Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Result<Vec<Said>, Woken>, Failure> {
         let Course {
@@ -302,11 +299,7 @@ impl Run<'_> {
                     }
                 }
                 // Before what changes: names may change faster than that can be put into force.
-                _ = poll.tick() => {
-                    while governing.pump().map_err(prepare::kernel_failure)? {
-                        tokio::task::yield_now().await;
-                    }
-                }
+                moved = governing.keep_up() => moved.map_err(prepare::kernel_failure)?,
                 said = &mut changing => return Ok(Ok(said)),
                 () = coming.as_mut() => return Ok(Err(Woken::Came)),
             }

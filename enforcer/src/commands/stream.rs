@@ -33,7 +33,7 @@ pub(crate) fn start<W: Write + Send + 'static>(
 ) -> anyhow::Result<Writer> {
     let subscription = governing.subscribe();
     match output {
-        Output::Json => Writer::start(name, subscription, Json, prefix, out),
+        Output::Json => Writer::start(name, subscription, Json::default(), prefix, out),
         Output::Human => Writer::start(
             name,
             subscription,

@@ -17,8 +17,8 @@ use crate::{
     kernel::{BpfLogLevel, Kernel, KernelError, LoadOptions, Support},
 };
 
-/// How often the ring buffer is looked at. Programs submit without waking anybody (a wake-up costs the connecting
-/// thread 2.5 µs), so this bounds how late an event can be; at full rate the ring holds about 13 ms of connects.
+/// How often the ring buffer is looked at, where there is not much in it. Programs submit without waking anybody (a wake-up costs the connecting
+/// thread 2.5 µs), so this bounds how late an event can be.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How to govern.
@@ -131,7 +131,7 @@ impl Governing {
     }
 
     /// Puts into force what is true now of times and names. When this returns, no connect that starts later sees what
-    /// was.
+    /// was, which is still there until [`tidy`](Self::tidy).
     ///
     /// # Errors
     ///
@@ -167,19 +167,23 @@ impl Governing {
         self.flow.pump()
     }
 
-    /// Waits for something else while events go on. Where they cannot, [`pump`](Self::pump) says so afterwards.
+    /// Waits until it is time to look at the ring buffer, and moves what is there: the more there is, the sooner comes the
+    /// next time. Cancelling loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the counters cannot be read.
+    pub async fn keep_up(&mut self) -> Result<(), KernelError> {
+        self.flow.keep_up().await
+    }
+
+    /// Waits for something else while events go on. Where they cannot, [`keep_up`](Self::keep_up) says so afterwards.
     pub async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> T {
         let mut something = std::pin::pin!(something);
-        let mut poll = tokio::time::interval(POLL_INTERVAL);
-        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
-                _ = poll.tick() => {
-                    while self.flow.pump().unwrap_or(false) {
-                        tokio::task::yield_now().await;
-                    }
-                }
+                _moved = self.flow.keep_up() => {}
                 done = &mut something => return done,
             }
         }

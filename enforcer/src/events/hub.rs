@@ -5,13 +5,21 @@
 //! the same way. The account is exact: for every subscriber, at every moment,
 //! *seen = delivered + lost + still queued*, and nothing is queued once the stream has ended.
 //!
-//! That holds by construction: each item carries how many connects came before it, so a subscriber finds any
+//! That holds by construction: each batch carries how many connects came before it, so a subscriber finds any
 //! gap, however it came about, by subtraction. Nothing is counted twice or on the side.
+//!
+//! Events go in batches, as the reader takes them from the ring buffer: a lock, a wake-up and a place in memory for each of
+//! them would cost more than everything else that is done with it.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::VecDeque,
+    num::NonZeroUsize,
+    ops::Deref,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use jiff::Timestamp;
-use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+use tokio::sync::Notify;
 
 use super::event::Event;
 
@@ -19,14 +27,14 @@ use super::event::Event;
 /// (8,192 records of 128 bytes).
 pub const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
-/// More than anybody needs, and far below where the channel would panic.
-const MAX_CAPACITY: usize = 1 << 24;
+/// The most events that should be one batch: a subscriber that lags behind loses them together.
+pub const BATCH: usize = 256;
 
 /// What a subscriber receives.
 #[derive(Clone, Debug)]
 pub enum Item {
     /// A connect of a governed cgroup.
-    Connect(Arc<Event>),
+    Connect(Delivered),
     /// Events that are missing here.
     Lost {
         /// When the loss was noticed, or the time of the event after the gap.
@@ -36,68 +44,173 @@ pub enum Item {
     },
 }
 
-impl Item {
-    /// How many connects the item accounts for.
-    const fn connects(&self) -> u64 {
+/// An event, in the batch that all subscribers share.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    batch: Arc<Vec<Event>>,
+    at: usize,
+}
+
+impl Deref for Delivered {
+    type Target = Event;
+
+    fn deref(&self) -> &Event {
+        &self.batch[self.at]
+    }
+}
+
+impl From<Event> for Delivered {
+    fn from(event: Event) -> Self {
+        Self {
+            batch: Arc::new(vec![event]),
+            at: 0,
+        }
+    }
+}
+
+/// What lies in a queue.
+#[derive(Clone, Debug)]
+struct Numbered {
+    /// [`Hub::seen`] before it.
+    seen_before: u64,
+    what: What,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    /// Never none.
+    Connects(Arc<Vec<Event>>),
+    Lost {
+        time: Timestamp,
+        count: u64,
+    },
+}
+
+impl What {
+    /// How many connects it accounts for.
+    fn connects(&self) -> u64 {
         match self {
-            Self::Connect(_) => 1,
+            Self::Connects(batch) => batch.len() as u64,
             Self::Lost { count, .. } => *count,
+        }
+    }
+
+    /// How much of a queue it takes.
+    fn size(&self) -> usize {
+        match self {
+            Self::Connects(batch) => batch.len(),
+            Self::Lost { .. } => 1,
         }
     }
 
     fn time(&self) -> Timestamp {
         match self {
-            Self::Connect(event) => event.time,
+            Self::Connects(batch) => batch.first().map_or(Timestamp::UNIX_EPOCH, |event| event.time),
             Self::Lost { time, .. } => *time,
         }
     }
 }
 
-#[derive(Clone, Debug)]
-struct Numbered {
-    /// [`Hub::seen`] before this item.
-    seen_before: u64,
-    item: Item,
+/// What a subscriber has not read yet.
+#[derive(Debug, Default)]
+struct Queue {
+    state: Mutex<State>,
+    /// For a thread that waits.
+    filled: Condvar,
+    /// For a task that waits.
+    told: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Numbered>,
+    /// The sizes of all that is waiting.
+    size: usize,
+    is_over: bool,
+}
+
+impl Queue {
+    /// Every change is whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        self.filled.notify_one();
+        self.told.notify_one();
+    }
+
+    /// Puts it in, and takes the oldest out where there is no room. The newest always stays, so a stream cannot end in a gap.
+    fn push(&self, numbered: Numbered, capacity: usize) {
+        let mut state = self.lock();
+        state.size += numbered.what.size();
+        state.waiting.push_back(numbered);
+        while state.size > capacity && state.waiting.len() > 1 {
+            let oldest = state.waiting.pop_front();
+            state.size -= oldest.map_or(0, |oldest| oldest.what.size());
+        }
+        // Who reads does not wait before all is read, so only the first can find somebody waiting.
+        let is_first = state.waiting.len() == 1;
+        drop(state);
+        if is_first {
+            self.wake();
+        }
+    }
 }
 
 /// Where the reader puts events. Dropping it ends every stream, after what is queued.
 #[derive(Debug)]
 pub struct Hub {
-    sender: broadcast::Sender<Numbered>,
+    queues: Mutex<Vec<Weak<Queue>>>,
+    capacity: usize,
     seen: u64,
     kernel_lost: u64,
 }
 
 impl Hub {
-    /// A hub whose subscribers may lag behind by `capacity` items (rounded up to a power of two).
+    /// A hub whose subscribers may lag behind by `capacity` events, or by one batch, where that is more.
     #[must_use]
     pub fn new(capacity: NonZeroUsize) -> Self {
         Self {
-            sender: broadcast::Sender::new(capacity.get().min(MAX_CAPACITY)),
+            queues: Mutex::default(),
+            capacity: capacity.get(),
             seen: 0,
             kernel_lost: 0,
         }
     }
 
+    fn queues(&self) -> MutexGuard<'_, Vec<Weak<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A stream of everything from now on.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
+        let queue = Arc::new(Queue::default());
+        self.queues().push(Arc::downgrade(&queue));
         Subscription {
-            receiver: self.sender.subscribe(),
+            queue,
             seen: self.seen,
-            waiting: None,
+            current: None,
         }
     }
 
     /// Hands an event to all subscribers. Never waits.
     pub fn publish(&mut self, event: Event) {
-        self.send(Item::Connect(Arc::new(event)));
+        self.publish_all(vec![event]);
+    }
+
+    /// Hands events to all subscribers, in that order. Never waits.
+    pub fn publish_all(&mut self, events: Vec<Event>) {
+        if !events.is_empty() {
+            self.send(What::Connects(Arc::new(events)));
+        }
     }
 
     /// Tells all subscribers that `count` events are lost, in the place of the next one. 0 is nothing to tell.
     pub fn lost(&mut self, time: Timestamp, count: u64) {
         if count > 0 {
-            self.send(Item::Lost { time, count });
+            self.send(What::Lost { time, count });
         }
     }
 
@@ -116,263 +229,128 @@ impl Hub {
         self.seen
     }
 
-    fn send(&mut self, item: Item) {
+    fn send(&mut self, what: What) {
         let seen_before = self.seen;
-        self.seen += item.connects();
-        // The only error is that nobody listens, which is allowed.
-        let _nobody = self.sender.send(Numbered { seen_before, item });
+        self.seen += what.connects();
+        let capacity = self.capacity;
+        self.queues().retain(|queue| {
+            let Some(queue) = queue.upgrade() else {
+                return false;
+            };
+            let what = what.clone();
+            queue.push(Numbered { seen_before, what }, capacity);
+            true
+        });
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        for queue in self.queues().iter().filter_map(Weak::upgrade) {
+            queue.lock().is_over = true;
+            queue.wake();
+        }
     }
 }
 
 /// One subscriber's stream. It ends after the [`Hub`] is dropped and everything queued is read.
 #[derive(Debug)]
 pub struct Subscription {
-    receiver: broadcast::Receiver<Numbered>,
-    /// What the items returned so far account for, on the count of [`Hub::seen`].
+    queue: Arc<Queue>,
+    /// What the items returned so far account for, on the count of [`Hub::seen`]: of a batch, all of it.
     seen: u64,
-    /// The item after the gap that was just told.
-    waiting: Option<Item>,
+    /// A batch that is being read, and which of it is next.
+    current: Option<Delivered>,
+}
+
+/// Whether there is more.
+enum Next {
+    Item(Item),
+    NotYet,
+    Over,
 }
 
 impl Subscription {
     /// The next item, or `None` at the end of the stream. Cancel safe.
     pub async fn next(&mut self) -> Option<Item> {
         loop {
-            if let Some(item) = self.waiting.take() {
-                return Some(item);
-            }
-            match self.receiver.recv().await {
-                Ok(numbered) => return Some(self.account(numbered)),
-                // How many slots were overwritten; a slot may stand for many connects, so it is not used.
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
+            match self.look() {
+                Next::Item(item) => return Some(item),
+                Next::Over => return None,
+                // Whoever puts something into an empty queue leaves word.
+                Next::NotYet => self.queue.told.notified().await,
             }
         }
     }
 
-    /// The next item, or `None` at the end of the stream, for a thread of its own. Must not be called on a
-    /// thread that runs asynchronous tasks: tokio panics there.
+    /// The next item, or `None` at the end of the stream, for a thread of its own.
     pub fn blocking_next(&mut self) -> Option<Item> {
         loop {
-            if let Some(item) = self.waiting.take() {
-                return Some(item);
-            }
-            match self.receiver.blocking_recv() {
-                Ok(numbered) => return Some(self.account(numbered)),
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
+            match self.look() {
+                Next::Item(item) => return Some(item),
+                Next::Over => return None,
+                Next::NotYet => {
+                    let state = self.queue.lock();
+                    let is_empty = |state: &mut State| state.waiting.is_empty() && !state.is_over;
+                    drop(self.queue.filled.wait_while(state, is_empty));
+                }
             }
         }
     }
 
     /// The next item if there is one now.
     pub fn try_next(&mut self) -> Option<Item> {
-        loop {
-            if let Some(item) = self.waiting.take() {
-                return Some(item);
-            }
-            match self.receiver.try_recv() {
-                Ok(numbered) => return Some(self.account(numbered)),
-                Err(TryRecvError::Lagged(_)) => {}
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
-            }
+        match self.look() {
+            Next::Item(item) => Some(item),
+            Next::NotYet | Next::Over => None,
         }
     }
 
-    /// The item, or the gap before it and then the item. The newest item is never overwritten, so a stream
-    /// cannot end in a gap.
-    fn account(&mut self, numbered: Numbered) -> Item {
-        let Numbered { seen_before, item } = numbered;
-        let missed = seen_before - self.seen;
-        self.seen = seen_before + item.connects();
-        if missed == 0 {
-            return item;
+    fn look(&mut self) -> Next {
+        if let Some(item) = self.next_of_batch() {
+            return Next::Item(item);
         }
-        let time = item.time();
-        match item {
-            Item::Lost { count, .. } => Item::Lost {
+        let mut state = self.queue.lock();
+        let Some(numbered) = state.waiting.pop_front() else {
+            return if state.is_over { Next::Over } else { Next::NotYet };
+        };
+        state.size -= numbered.what.size();
+        drop(state);
+        self.account(numbered).map_or(Next::NotYet, Next::Item)
+    }
+
+    fn next_of_batch(&mut self) -> Option<Item> {
+        let current = self.current.as_mut()?;
+        if current.at + 1 < current.batch.len() {
+            let next = current.clone();
+            current.at += 1;
+            return Some(Item::Connect(next));
+        }
+        // The last one: nobody else needs the batch.
+        self.current.take().map(Item::Connect)
+    }
+
+    /// The first item of a batch, or the gap before it.
+    fn account(&mut self, numbered: Numbered) -> Option<Item> {
+        let Numbered { seen_before, what } = numbered;
+        let missed = seen_before - self.seen;
+        self.seen = seen_before + what.connects();
+        let time = what.time();
+        match what {
+            What::Lost { count, .. } => Some(Item::Lost {
                 time,
                 count: missed + count,
-            },
-            item @ Item::Connect(_) => {
-                self.waiting = Some(item);
-                Item::Lost { time, count: missed }
+            }),
+            What::Connects(batch) => {
+                self.current = Some(Delivered { batch, at: 0 });
+                if missed > 0 {
+                    return Some(Item::Lost { time, count: missed });
+                }
+                self.next_of_batch()
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::events::fixture;
-
-    fn numbered(pid: u32) -> Event {
-        Event {
-            pid,
-            ..fixture::event_of(fixture::allowed())
-        }
-    }
-
-    fn capacity(items: usize) -> NonZeroUsize {
-        NonZeroUsize::new(items).unwrap()
-    }
-
-    const TIME: Timestamp = Timestamp::UNIX_EPOCH;
-
-    /// The stream, with events as `Ok(pid)` and losses as `Err(count)`.
-    fn drain(subscription: &mut Subscription) -> Vec<Result<u32, u64>> {
-        std::iter::from_fn(|| subscription.try_next())
-            .map(|item| match item {
-                Item::Connect(event) => Ok(event.pid),
-                Item::Lost { count, .. } => Err(count),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_subscriber_that_keeps_up_gets_everything() {
-        let mut hub = Hub::new(capacity(4));
-        let mut subscription = hub.subscribe();
-        for pid in 0..100 {
-            hub.publish(numbered(pid));
-            assert_eq!(drain(&mut subscription), [Ok(pid)]);
-        }
-    }
-
-    #[test]
-    fn a_slow_subscriber_is_told_how_many_it_lost_and_disturbs_nobody() {
-        let mut hub = Hub::new(capacity(4));
-        let (mut slow, mut fast) = (hub.subscribe(), hub.subscribe());
-        let mut kept_up = Vec::new();
-        for pid in 0..10 {
-            hub.publish(numbered(pid));
-            kept_up.extend(drain(&mut fast));
-        }
-        assert_eq!(kept_up, (0..10).map(Ok).collect::<Vec<_>>());
-        assert_eq!(drain(&mut slow), [Err(6), Ok(6), Ok(7), Ok(8), Ok(9)]);
-    }
-
-    #[test]
-    fn a_kernel_loss_that_is_itself_overwritten_still_counts_in_full() {
-        let mut hub = Hub::new(capacity(2));
-        let mut subscription = hub.subscribe();
-        hub.kernel_lost_total(TIME, 1_000);
-        for pid in 0..3 {
-            hub.publish(numbered(pid));
-        }
-        assert_eq!(drain(&mut subscription), [Err(1_001), Ok(1), Ok(2)]);
-    }
-
-    #[test]
-    fn a_running_total_is_told_as_differences_and_never_twice() {
-        let mut hub = Hub::new(capacity(16));
-        let mut subscription = hub.subscribe();
-        for total in [0, 5, 5, 4, 7] {
-            hub.kernel_lost_total(TIME, total);
-        }
-        assert_eq!(drain(&mut subscription), [Err(5), Err(2)]);
-        assert_eq!(hub.seen(), 7);
-    }
-
-    #[test]
-    fn a_late_subscriber_is_not_told_of_what_came_before() {
-        let mut hub = Hub::new(capacity(2));
-        for pid in 0..9 {
-            hub.publish(numbered(pid));
-        }
-        let mut late = hub.subscribe();
-        hub.publish(numbered(9));
-        assert_eq!(drain(&mut late), [Ok(9)]);
-    }
-
-    #[test]
-    fn the_stream_ends_after_what_is_queued() {
-        let mut hub = Hub::new(capacity(4));
-        let mut subscription = hub.subscribe();
-        hub.publish(numbered(1));
-        drop(hub);
-        assert!(matches!(subscription.blocking_next(), Some(Item::Connect(_))));
-        assert!(subscription.blocking_next().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_waiting_subscriber_is_woken() {
-        let mut hub = Hub::new(capacity(4));
-        let mut subscription = hub.subscribe();
-        let waiting = tokio::spawn(async move { subscription.next().await });
-        tokio::task::yield_now().await;
-        hub.publish(numbered(1));
-        assert!(matches!(waiting.await.unwrap(), Some(Item::Connect(event)) if event.pid == 1));
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Publish,
-        KernelLost(u64),
-        Read { subscriber: usize, items: usize },
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => Just(Step::Publish),
-            1 => (1..50_u64).prop_map(Step::KernelLost),
-            3 => (0..2_usize, 1..6_usize).prop_map(|(subscriber, items)| Step::Read { subscriber, items }),
-        ]
-    }
-
-    proptest! {
-        /// Whatever the order of publishing, losing and reading: every event is delivered once, in order, or
-        /// accounted for as lost exactly where it is missing.
-        #[test]
-        fn seen_is_delivered_plus_lost(
-            steps in prop::collection::vec(step(), 0..200),
-            slots in 1..9_usize,
-        ) {
-            let mut hub = Hub::new(capacity(slots));
-            let mut subscriptions = [hub.subscribe(), hub.subscribe()];
-            let mut position = [0_u64; 2];
-            // Each event is numbered by its place among all connects, lost ones included.
-            let mut advance = |subscriber: usize, item: Item| -> Result<(), TestCaseError> {
-                match item {
-                    Item::Connect(event) => {
-                        prop_assert_eq!(u64::from(event.pid), position[subscriber]);
-                        position[subscriber] += 1;
-                    }
-                    Item::Lost { count, .. } => {
-                        prop_assert!(count > 0);
-                        position[subscriber] += count;
-                    }
-                }
-                Ok(())
-            };
-            let mut kernel_total = 0;
-            for step in steps {
-                match step {
-                    Step::Publish => hub.publish(numbered(u32::try_from(hub.seen()).unwrap())),
-                    Step::KernelLost(more) => {
-                        kernel_total += more;
-                        hub.kernel_lost_total(TIME, kernel_total);
-                    }
-                    Step::Read { subscriber, items } => {
-                        for _ in 0..items {
-                            if let Some(item) = subscriptions[subscriber].try_next() {
-                                advance(subscriber, item)?;
-                            }
-                        }
-                    }
-                }
-            }
-            let seen = hub.seen();
-            drop(hub);
-            for (subscriber, subscription) in subscriptions.iter_mut().enumerate() {
-                while let Some(item) = subscription.blocking_next() {
-                    advance(subscriber, item)?;
-                }
-            }
-            prop_assert_eq!(position, [seen; 2]);
-        }
-    }
-}
+mod tests;

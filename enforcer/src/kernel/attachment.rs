@@ -3,15 +3,15 @@
 use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData},
-    programs::{
-        CgroupAttachMode,
-        cgroup_sock_addr::{CgroupSockAddrLink, CgroupSockAddrLinkId},
-    },
+    programs::ProgramError,
+    sys::SyscallError,
 };
 use enforcer_common::binding::Binding;
 
 use super::{
-    KernelError, attached,
+    KernelError,
+    attached::{self, AttachType},
+    links::{Link, Links},
     loader::{self, CONNECT4, CONNECT6, GETPEERNAME6, RECVMSG6, SENDMSG6},
     plain::Plain,
 };
@@ -53,11 +53,11 @@ fn error(operation: &'static str, source: aya::maps::MapError) -> KernelError {
 #[derive(Debug)]
 pub struct Attachment {
     // Dropped in this order: judging ends before the storage it reads goes away, and redirecting before what hides it.
-    _connect6: CgroupSockAddrLink,
-    _sendmsg6: CgroupSockAddrLink,
-    _connect4: CgroupSockAddrLink,
-    _recvmsg6: CgroupSockAddrLink,
-    _getpeername6: CgroupSockAddrLink,
+    _connect6: Link,
+    _sendmsg6: Link,
+    _connect4: Link,
+    _recvmsg6: Link,
+    _getpeername6: Link,
     cgroup_id: u64,
 }
 
@@ -76,8 +76,9 @@ impl Attachment {
 /// getpeername6 first, because attaching it creates the cgroup's storage; then the binding; then the others, connect6
 /// last. The other way round a connect between attaching and writing meets a binding of zeroes, and one that is
 /// redirected shows for a moment.
-pub(crate) fn attach(
+pub(super) fn attach(
     ebpf: &mut Ebpf,
+    links: &mut Links,
     bindings: &mut Bindings,
     cgroup: &Cgroup,
     binding: Binding,
@@ -98,12 +99,13 @@ pub(crate) fn attach(
             });
         }
     }
-    let getpeername6 = link(ebpf, GETPEERNAME6, cgroup)?;
+    let mut link = |name, attach_type| link(ebpf, links, name, cgroup, attach_type);
+    let getpeername6 = link(GETPEERNAME6, AttachType::Getpeername6)?;
     bindings.write(binding)?;
-    let recvmsg6 = link(ebpf, RECVMSG6, cgroup)?;
-    let connect4 = link(ebpf, CONNECT4, cgroup)?;
-    let sendmsg6 = link(ebpf, SENDMSG6, cgroup)?;
-    let connect6 = link(ebpf, CONNECT6, cgroup)?;
+    let recvmsg6 = link(RECVMSG6, AttachType::Recvmsg6)?;
+    let connect4 = link(CONNECT4, AttachType::Connect4)?;
+    let sendmsg6 = link(SENDMSG6, AttachType::Sendmsg6)?;
+    let connect6 = link(CONNECT6, AttachType::Connect6)?;
     Ok(Attachment {
         _connect6: connect6,
         _sendmsg6: sendmsg6,
@@ -114,14 +116,23 @@ pub(crate) fn attach(
     })
 }
 
-fn link(ebpf: &mut Ebpf, name: &'static str, cgroup: &Cgroup) -> Result<CgroupSockAddrLink, KernelError> {
+fn link(
+    ebpf: &mut Ebpf,
+    links: &mut Links,
+    name: &'static str,
+    cgroup: &Cgroup,
+    attach_type: AttachType,
+) -> Result<Link, KernelError> {
     let failed = |source| KernelError::Attach {
         program: name,
         cgroup: cgroup.path().to_owned(),
         source: Box::new(source),
     };
-    let program = loader::program(ebpf, name)?;
-    // A bpf_link always allows others beside it; the flag for several is refused with links (EINVAL).
-    let id: CgroupSockAddrLinkId = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
-    program.take_link(id).map_err(failed)
+    let program = loader::program(ebpf, name)?.fd().map_err(failed)?;
+    links.attach(program, cgroup, attach_type).map_err(|io_error| {
+        failed(ProgramError::SyscallError(SyscallError {
+            call: "bpf_link_create",
+            io_error,
+        }))
+    })
 }

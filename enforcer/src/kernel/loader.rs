@@ -11,7 +11,8 @@ use enforcer_common::{binding::Binding, counters::Counters};
 
 use super::{
     Attachment, BpfLog, BpfLogLevel, Content, DatagramCounts, EventRing, Installed, KernelError, Losses,
-    Support, attachment, counters, features::FEATURES, objects, policies::Policies, undisturbed::undisturbed,
+    Support, attachment, counters, features::FEATURES, links::Links, objects, policies::Policies,
+    undisturbed::undisturbed,
 };
 use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 
@@ -57,6 +58,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     policies: Policies,
     bindings: attachment::Bindings,
+    links: Links,
     counters: Arc<counters::CounterMap>,
     datagrams: Option<DatagramCounts>,
     ring: Option<EventRing>,
@@ -74,6 +76,7 @@ impl Kernel {
         Ok(Self {
             policies: Policies::new(&mut ebpf)?,
             bindings: attachment::Bindings::new(&mut ebpf)?,
+            links: Links::new(),
             counters: Arc::new(counters::CounterMap::new(&mut ebpf)?),
             datagrams: Some(DatagramCounts::new(&mut ebpf)?),
             ring: Some(EventRing::new(&mut ebpf)?),
@@ -97,8 +100,8 @@ impl Kernel {
         self.policies.leave(slots);
     }
 
-    /// Gives back what is in use nowhere any more. Blocks some milliseconds for each policy, and until no program uses it.
-    /// What the kernel refuses is left for the next time.
+    /// Gives back what is in use nowhere any more. Blocks until no program uses it, and some milliseconds for every few
+    /// policies. What the kernel refuses is left for the next time.
     pub fn give_back(&mut self) {
         self.policies.give_back();
     }
@@ -113,8 +116,8 @@ impl Kernel {
     }
 
     /// Puts what is known of times and names now into force: the same policy with other clauses, and its overlay.
-    /// Every connect sees both as they were, or both as they are. Blocks some milliseconds, until no program uses what
-    /// was there.
+    /// Every connect sees both as they were, or both as they are. [`give_back`](Self::give_back) takes back what was there; a
+    /// later change of about that size is then written into it and does not wait for the kernel.
     ///
     /// # Errors
     ///
@@ -135,7 +138,13 @@ impl Kernel {
     ///
     /// When a program cannot be attached or the binding not be written; then nothing stays attached.
     pub fn attach(&mut self, cgroup: &Cgroup, binding: Binding) -> Result<Attachment, KernelError> {
-        attachment::attach(&mut self.ebpf, &mut self.bindings, cgroup, binding)
+        attachment::attach(
+            &mut self.ebpf,
+            &mut self.links,
+            &mut self.bindings,
+            cgroup,
+            binding,
+        )
     }
 
     /// The count of lost events.
@@ -286,7 +295,7 @@ pub(crate) fn storage_map(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData
 }
 
 /// Raises the limits enforcer runs into: locked memory, by which kernels before 5.11 account BPF maps, and
-/// open files, of which every governed cgroup takes six: its own, and one for each program's link.
+/// open files, of which every governed cgroup takes one, and up to five more for its links.
 pub(crate) fn raise_limits() -> Result<(), KernelError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let unlimited = Rlimit {

@@ -22,6 +22,8 @@ mod verification;
 pub mod attached;
 
 mod attachment;
+mod generations;
+mod links;
 mod loader;
 mod policies;
 

@@ -176,7 +176,7 @@ fn map(kind: MapKind) -> Presence {
 
 fn array_of_maps(trie: impl Fn(u32) -> io::Result<std::os::fd::OwnedFd>) -> io::Result<std::os::fd::OwnedFd> {
     let array = syscall::make_array_of_maps(&trie(1)?)?;
-    syscall::put_first(&array, &trie(2)?)?;
+    syscall::put(&array, 0, &trie(2)?)?;
     Ok(array)
 }
 

@@ -14,13 +14,21 @@ use std::{
 enum Command {
     MapCreate = 0,
     MapUpdateElem = 2,
+    ObjPin = 6,
     ObjGet = 7,
     ProgQuery = 16,
+    MapUpdateBatch = 26,
     LinkCreate = 28,
+    LinkDetach = 34,
 }
 
 /// `BPF_F_NO_PREALLOC`.
 const NO_PREALLOC: u32 = 1;
+/// `BPF_F_INNER_MAP` (5.10 and later): arrays of different sizes fit one outer map.
+const INNER_MAP: u32 = 1 << 12;
+
+/// Elements that are written by one call. Their keys are made for it.
+const BATCH: usize = 4_096;
 
 /// The most programs the kernel has at one cgroup for one attach type (`BPF_CGROUP_MAX_PROGS`, kernel/bpf/cgroup.c).
 pub(crate) const MAX_PROGRAMS: usize = 64;
@@ -60,6 +68,19 @@ struct MapUpdate {
 
 #[derive(Default)]
 #[repr(C)]
+struct MapBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+#[derive(Default)]
+#[repr(C)]
 struct ObjGet {
     path: u64,
     bpf_fd: u32,
@@ -90,6 +111,12 @@ struct LinkCreate {
     target_fd: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
 }
 
 /// Calls bpf(2).
@@ -165,9 +192,45 @@ pub(crate) fn make_array_of_maps(template: &OwnedFd) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(Command::MapCreate, &mut attr) }
 }
 
-/// Puts a map into the first place of an array of maps.
-pub(crate) fn put_first(array: &OwnedFd, inner: &OwnedFd) -> io::Result<()> {
-    let key = 0_u32;
+/// Makes an array that may be within another map, whatever its size.
+pub(crate) fn make_inner_array(value_bytes: u32, max_entries: u32) -> io::Result<OwnedFd> {
+    let mut attr = MapCreate {
+        map_type: MapType::Array as u32,
+        key_bytes: 4,
+        value_bytes,
+        max_entries,
+        flags: INNER_MAP,
+        inner_map_fd: 0,
+    };
+    // SAFETY: as in `make_map`.
+    unsafe { bpf_fd(Command::MapCreate, &mut attr) }
+}
+
+/// Writes elements of that size, one after the other, from the first on.
+pub(crate) fn fill_array(array: &OwnedFd, value_bytes: usize, values: &[u8]) -> io::Result<()> {
+    let mut key = 0_u32;
+    let mut keys = Vec::with_capacity(BATCH);
+    for values in values.chunks(BATCH * value_bytes) {
+        let count = values.len() / value_bytes;
+        keys.clear();
+        keys.extend((key..).take(count));
+        let mut attr = MapBatch {
+            keys: keys.as_ptr().addr() as u64,
+            values: values.as_ptr().addr() as u64,
+            count: count as u32,
+            map_fd: raw(array),
+            ..MapBatch::default()
+        };
+        // SAFETY: the attributes of BPF_MAP_UPDATE_BATCH; there are as many keys, and bytes of values, as are counted, of
+        // the array's sizes, and all of them outlive the call, which reads them.
+        unsafe { bpf(Command::MapUpdateBatch, &mut attr) }?;
+        key += count as u32;
+    }
+    Ok(())
+}
+
+/// Puts a map into a place of an array of maps.
+pub(crate) fn put(array: &impl AsFd, key: u32, inner: &impl AsFd) -> io::Result<()> {
     let value = raw(inner);
     let mut attr = MapUpdate {
         map_fd: raw(array),
@@ -189,6 +252,38 @@ pub(crate) fn open_pinned(path: &CStr) -> io::Result<OwnedFd> {
     };
     // SAFETY: the attributes of BPF_OBJ_GET, which returns a descriptor; the path is a string that outlives the call.
     unsafe { bpf_fd(Command::ObjGet, &mut attr) }
+}
+
+/// Pins an object there.
+pub(crate) fn pin(object: &impl AsFd, path: &CStr) -> io::Result<()> {
+    let mut attr = ObjGet {
+        path: path.as_ptr().addr() as u64,
+        bpf_fd: raw(object),
+        flags: 0,
+    };
+    // SAFETY: the attributes of BPF_OBJ_PIN; the path is a string that outlives the call.
+    unsafe { bpf(Command::ObjPin, &mut attr) }?;
+    Ok(())
+}
+
+/// Attaches a program to a cgroup, for as long as the link is held.
+pub(crate) fn make_link(program: &impl AsFd, cgroup: &impl AsFd, attach_type: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreate {
+        prog_fd: raw(program),
+        target_fd: raw(cgroup),
+        attach_type,
+        flags: 0,
+    };
+    // SAFETY: the attributes of BPF_LINK_CREATE, which returns a descriptor, without pointers.
+    unsafe { bpf_fd(Command::LinkCreate, &mut attr) }
+}
+
+/// Detaches what a link attaches, whoever else holds it.
+pub(crate) fn detach(link: &impl AsFd) -> io::Result<()> {
+    let mut attr = LinkDetach { link_fd: raw(link) };
+    // SAFETY: the attributes of BPF_LINK_DETACH, without pointers.
+    unsafe { bpf(Command::LinkDetach, &mut attr) }?;
+    Ok(())
 }
 
 /// Asks for a link with no program: EBADF where the kernel knows the command, EINVAL where it does not.

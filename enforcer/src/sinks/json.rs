@@ -2,126 +2,90 @@
 //!
 //! The objects are this room's own types: an internal type can change without changing what others parse.
 
-use std::{borrow::Cow, io, net::Ipv6Addr};
+use std::io;
 
-use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+use jiff::Timestamp;
 use serde::{Serialize, Serializer};
-use serde_json::ser::Formatter;
 
-use super::{
-    Render,
-    text::{Word, is_plain},
-};
+use self::object::{Harmless, Object, Plain, Times};
+use super::{Render, text::Word};
 use crate::events::{event::Event, hub::Item};
+
+mod object;
 
 /// Renders items as JSON lines.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Json;
+pub struct Json {
+    times: Times,
+}
 
 impl Render for Json {
     fn render(&mut self, item: &Item, block: &mut Vec<u8>) -> io::Result<()> {
         match item {
-            Item::Connect(event) => append(&Line::of(event), block)?,
-            Item::Lost { time, count } => append(
-                &LostLine {
-                    time: *time,
-                    lost: *count,
-                },
-                block,
-            )?,
+            Item::Connect(event) => self.connect(event, block),
+            Item::Lost { time, count } => self.lost(*time, *count, block),
         }
         block.push(b'\n');
         Ok(())
     }
 }
 
-/// The line of a connect. The order of the fields is part of the documentation.
-#[derive(Serialize)]
-struct Line<'event> {
-    #[serde(serialize_with = "rfc3339")]
-    time: Timestamp,
-    verdict: Word,
-    would: Option<Word>,
-    would_rule: Option<String>,
-    mode: Word,
-    errno: Option<Word>,
-    errno_caller: Option<u16>,
-    daddr: Ipv6Addr,
-    dport: u16,
-    proto: Word,
-    socket_type: Word,
-    redirect_to: Option<String>,
-    rule: Option<String>,
-    prefix: Option<String>,
-    target: Option<&'event str>,
-    pid: u32,
-    tid: u32,
-    uid: u32,
-    comm: Option<Cow<'event, str>>,
-    cgroup_id: u64,
-    cgroup: Option<&'event str>,
-    task_cgroup_id: u64,
-    unmovable: Option<Word>,
-    hook: Word,
-    datagrams: Option<u64>,
-    left_out: Option<String>,
-}
+impl Json {
+    /// The line of a connect. The order of the fields is part of the documentation.
+    fn connect(&mut self, event: &Event, block: &mut Vec<u8>) {
+        let would = event.would.as_ref();
+        let comm = event.comm.to_text();
+        Object::new(block)
+            .field("time", self.times.at(event.time))
+            .field("verdict", Word::action(event.verdict))
+            .field("would", would.map(|would| Word::action(would.action)))
+            .field("would_rule", would.and_then(|would| would.rule.as_ref()))
+            .field("mode", Word::mode(event.mode))
+            .field("errno", event.errno.map(Word::errno))
+            .field("errno_caller", event.errno_caller)
+            .field("daddr", event.daddr)
+            .field("dport", event.dport)
+            .field("proto", Word::protocol(event.protocol))
+            .field("socket_type", Word::socket_type(event.socket_type))
+            .field("redirect_to", event.redirect_to.map(Plain))
+            .field("rule", event.rule.as_ref())
+            .field("prefix", event.prefix)
+            .field("target", event.target.as_deref())
+            .field("pid", event.pid)
+            .field("tid", event.tid)
+            .field("uid", event.uid)
+            .field("comm", comm.as_deref())
+            .field("cgroup_id", event.cgroup_id)
+            .field("cgroup", event.cgroup.as_deref())
+            .field("task_cgroup_id", event.task_cgroup_id)
+            .field("unmovable", event.unmovable.map(Word::unmovable))
+            .field("hook", Word::hook(event.hook))
+            .field("datagrams", event.datagrams)
+            .field("left_out", event.left_out.as_ref())
+            .end();
+    }
 
-/// The line of a loss.
-#[derive(Serialize)]
-struct LostLine {
-    #[serde(serialize_with = "rfc3339")]
-    time: Timestamp,
-    lost: u64,
-}
-
-impl<'event> Line<'event> {
-    fn of(event: &'event Event) -> Self {
-        let would_rule = event.would.as_ref().and_then(|would| would.rule.as_ref());
-        Self {
-            time: event.time,
-            verdict: Word::action(event.verdict),
-            would: event.would.as_ref().map(|would| Word::action(would.action)),
-            would_rule: would_rule.map(ToString::to_string),
-            mode: Word::mode(event.mode),
-            errno: event.errno.map(Word::errno),
-            errno_caller: event.errno_caller,
-            daddr: event.daddr,
-            dport: event.dport,
-            proto: Word::protocol(event.protocol),
-            socket_type: Word::socket_type(event.socket_type),
-            redirect_to: event.redirect_to.map(|to| to.to_string()),
-            rule: event.rule.as_ref().map(ToString::to_string),
-            prefix: event.prefix.map(|prefix| prefix.to_string()),
-            target: event.target.as_deref(),
-            pid: event.pid,
-            tid: event.tid,
-            uid: event.uid,
-            comm: event.comm.to_text(),
-            cgroup_id: event.cgroup_id,
-            cgroup: event.cgroup.as_deref(),
-            task_cgroup_id: event.task_cgroup_id,
-            unmovable: event.unmovable.map(Word::unmovable),
-            hook: Word::hook(event.hook),
-            datagrams: event.datagrams,
-            left_out: event.left_out.as_ref().map(ToString::to_string),
-        }
+    /// The line of a loss.
+    fn lost(&mut self, time: Timestamp, count: u64, block: &mut Vec<u8>) {
+        Object::new(block)
+            .field("time", self.times.at(time))
+            .field("lost", count)
+            .end();
     }
 }
 
-/// RFC 3339, UTC, always nine digits: so that lines sort as text.
-const TIME: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
-
+/// A time in an object that serde writes, as events have it.
 pub(super) fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&TIME.timestamp_to_string(time))
+    serializer.serialize_str(&object::TIME.timestamp_to_string(time))
 }
 
-pub(super) fn append(line: &impl Serialize, block: &mut Vec<u8>) -> io::Result<()> {
+/// Any object, written as events are: nothing in it moves a terminal.
+pub(super) fn append(object: &impl Serialize, block: &mut Vec<u8>) -> io::Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(block, Harmless);
-    line.serialize(&mut serializer).map_err(io::Error::from)
+    object.serialize(&mut serializer).map_err(io::Error::from)
 }
 
-/// Any object as a line, written as events are: nothing in it moves a terminal.
+/// The same as a line.
 pub(crate) fn to_line(object: &impl Serialize) -> io::Result<String> {
     let mut line = Vec::new();
     append(object, &mut line)?;
@@ -129,31 +93,9 @@ pub(crate) fn to_line(object: &impl Serialize) -> io::Result<String> {
     String::from_utf8(line).map_err(io::Error::other)
 }
 
-/// Compact JSON in which characters that could confuse a terminal are `\u` escapes. JSON itself asks that
-/// only of those below U+0020; parsers see no difference, people who look at the stream are safe.
-struct Harmless;
-
-impl Formatter for Harmless {
-    fn write_string_fragment<W: io::Write + ?Sized>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        let mut written = 0;
-        for (at, c) in fragment.char_indices().filter(|(_, c)| !is_plain(*c)) {
-            writer.write_all(&fragment.as_bytes()[written..at])?;
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                write!(writer, "\\u{unit:04x}")?;
-            }
-            written = at + c.len_utf8();
-        }
-        writer.write_all(&fragment.as_bytes()[written..])
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fmt, net::IpAddr, sync::Arc};
+    use std::{fmt, net::IpAddr};
 
     use enforcer_common::record::ConnectRecord;
     use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -164,16 +106,17 @@ mod tests {
         enrich::CallerErrno,
         fixture::{self, comm, event_of},
     };
+    use crate::sinks::text::is_plain;
 
     const DOCS: &str = include_str!("../../../docs/events.md");
 
     fn line(event: Event) -> String {
-        render(&Item::Connect(Arc::new(event)))
+        render(&Item::Connect(event.into()))
     }
 
     fn render(item: &Item) -> String {
         let mut block = Vec::new();
-        Json.render(item, &mut block).unwrap();
+        Json::default().render(item, &mut block).unwrap();
         String::from_utf8(block).unwrap()
     }
 

@@ -175,6 +175,15 @@ fn shared_out(prefixes: &[Ipv6Net], rules: usize) -> Vec<(Ipv6Net, usize)> {
 ///
 /// When the kernel refuses any part.
 pub fn govern(cgroups: &[(&CgroupFixture, &BenchPolicy)], events: EventsWanted) -> Result<Governing> {
+    Ok(Governing::start(
+        kernel::support(),
+        &plan(cgroups)?,
+        &options(cgroups, events),
+        Now::default(),
+    )?)
+}
+
+fn plan(cgroups: &[(&CgroupFixture, &BenchPolicy)]) -> Result<Plan> {
     let (Some((_, first)), Ok(hierarchy)) = (cgroups.first(), Hierarchy::find()) else {
         anyhow::bail!("govern cgroups: there is none");
     };
@@ -193,23 +202,39 @@ pub fn govern(cgroups: &[(&CgroupFixture, &BenchPolicy)], events: EventsWanted) 
             groups: vec![DEFAULT_GROUP.to_owned()],
         })
     });
-    let plan = Plan {
+    Ok(Plan {
         targets: targets.collect::<Result<_>>()?,
         rules: Arc::clone(&first.rules),
-    };
-    let options = StartOptions {
+    })
+}
+
+const fn options(cgroups: &[(&CgroupFixture, &BenchPolicy)], events: EventsWanted) -> StartOptions {
+    StartOptions {
         mode: Mode::Enforce,
         events,
         bpf_log: None,
         ring_bytes: 1 << 20,
         targets: cgroups.len(),
-    };
-    Ok(Governing::start(
-        kernel::support(),
-        &plan,
-        &options,
-        Now::default(),
-    )?)
+    }
+}
+
+/// Reloads: governs these instead, and frees what was.
+///
+/// # Errors
+///
+/// When the kernel refuses any part.
+pub fn reload(
+    governing: &mut Governing,
+    cgroups: &[(&CgroupFixture, &BenchPolicy)],
+    events: EventsWanted,
+) -> Result<()> {
+    let plan = plan(cgroups)?;
+    let options = options(cgroups, events);
+    waiting(async {
+        governing.apply(plan, options, Now::default()).await?;
+        governing.tidy().await;
+        Ok(())
+    })
 }
 
 /// Puts what is known of times and names into force, and waits until that is done.
@@ -218,12 +243,27 @@ pub fn govern(cgroups: &[(&CgroupFixture, &BenchPolicy)], events: EventsWanted) 
 ///
 /// When the kernel refuses any part.
 pub fn follow(governing: &mut Governing, now: Now) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    waiting(async { Ok(governing.follow(now).await?) })
+}
+
+/// Frees what is in force no more, as happens after each change.
+///
+/// # Errors
+///
+/// When there is no runtime to be had.
+pub fn tidy(governing: &mut Governing) -> Result<()> {
+    waiting(async {
+        governing.tidy().await;
+        Ok(())
+    })
+}
+
+fn waiting(doing: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .context("make a runtime")?;
-    runtime.block_on(governing.follow(now))?;
-    Ok(())
+        .context("make a runtime")?
+        .block_on(doing)
 }
 
 /// The one program that is at a cgroup for that.

@@ -242,6 +242,12 @@ impl Worker {
         Ok(())
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Lets it do something and waits until that is done.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ fn plain() -> Live {
 }
 
 fn line(live: &mut Live, event: Event) -> String {
-    render(live, &Item::Connect(Arc::new(event)))
+    render(live, &Item::Connect(event.into()))
 }
 
 fn render(live: &mut Live, item: &Item) -> String {

@@ -31,7 +31,7 @@ fn hub(capacity: usize) -> Hub {
 }
 
 fn start(hub: &Hub, out: PipeWriter) -> Writer {
-    Writer::start("a pipe", hub.subscribe(), Json, "", out).unwrap()
+    Writer::start("a pipe", hub.subscribe(), Json::default(), "", out).unwrap()
 }
 
 async fn end(writer: &mut Writer) -> &End {
@@ -82,7 +82,7 @@ async fn a_closed_pipe_is_an_end_and_not_an_error() {
 async fn a_full_disk_is_an_error_that_names_the_stream() {
     let mut hub = hub(16);
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let mut writer = Writer::start("/dev/full", hub.subscribe(), Json, "", full).unwrap();
+    let mut writer = Writer::start("/dev/full", hub.subscribe(), Json::default(), "", full).unwrap();
     hub.publish(event_of(rejected()));
     let End::Failed(error) = end(&mut writer).await else {
         panic!("it cannot have been written");
@@ -179,7 +179,7 @@ impl Write for Slow {
 async fn a_busy_stream_is_written_in_big_blocks() {
     let (taken, blocks) = mpsc::sync_channel(0);
     let mut hub = hub(4_096);
-    let mut writer = Writer::start("a slow one", hub.subscribe(), Json, "", Slow(taken)).unwrap();
+    let mut writer = Writer::start("a slow one", hub.subscribe(), Json::default(), "", Slow(taken)).unwrap();
     for _ in 0..4_000 {
         hub.publish(event_of(rejected()));
     }

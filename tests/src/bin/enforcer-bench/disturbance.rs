@@ -36,44 +36,43 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     bench.progress("the slowest connects during attaches");
     let attaches = during_attaches(bench, &netns)?;
     bench.progress("the slowest connects during reloads");
-    let mut rows = rows("attaches", "attaches and detaches of other cgroups", Ok(attaches));
-    rows.extend(self::rows("reloads", "reloads", during_reloads(bench, &netns)));
+    let reloads = during_reloads(bench, &netns)?;
+    let rows = [
+        rows("attaches", "attaches and detaches of other cgroups", &attaches),
+        rows("reloads", "reloads", &reloads),
+    ]
+    .concat();
     Ok(Outcome {
         rows,
         plots: Vec::new(),
     })
 }
 
-fn rows(id: &str, what: &str, compared: Result<Compared>) -> Vec<Row> {
-    let ratio = |reached| {
+fn rows(id: &str, what: &str, compared: &Compared) -> [Row; 3] {
+    [
         Row::fact(
             format!("disturbance/{id}/ratio"),
             format!("connect, p99.9, during {what}: to quiet"),
             Unit::Ratio,
-            reached,
+            Some(compared.ratio),
         )
         .goal(Goal::AtMost(1.5))
-    };
-    match compared {
-        Err(error) => vec![ratio(None).note(format!("{error:#}"))],
-        Ok(compared) => vec![
-            ratio(Some(compared.ratio)).held_back_by(
-                "every reload and attach waits for all CPUs, and interrupts them to change the kernel's code",
-            ),
-            Row::fact(
-                format!("disturbance/{id}/quiet-us"),
-                "  quiet",
-                Unit::Microseconds,
-                Some(compared.quiet_us),
-            ),
-            Row::fact(
-                format!("disturbance/{id}/disturbed-us"),
-                format!("  during {} {what}", compared.disturbances),
-                Unit::Microseconds,
-                Some(compared.disturbed_us),
-            ),
-        ],
-    }
+        .held_back_by(
+            "every reload and attach waits for all CPUs, and interrupts them to change the kernel's code",
+        ),
+        Row::fact(
+            format!("disturbance/{id}/quiet-us"),
+            "  quiet",
+            Unit::Microseconds,
+            Some(compared.quiet_us),
+        ),
+        Row::fact(
+            format!("disturbance/{id}/disturbed-us"),
+            format!("  during {} {what}", compared.disturbances),
+            Unit::Microseconds,
+            Some(compared.disturbed_us),
+        ),
+    ]
 }
 
 /// Rounds of connects, each once in quiet and once while `disturb` is done over and over.

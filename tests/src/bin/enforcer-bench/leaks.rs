@@ -1,9 +1,8 @@
-//! Whether anything is left after very many times of attaching, changing and detaching.
+//! Whether anything is left after very many times of attaching, reloading and detaching.
 
 use std::process;
 
 use anyhow::Result;
-use enforcer::daemon::Now;
 use enforcer_common::binding::EventsWanted;
 use enforcer_tests::{
     bench::{
@@ -25,17 +24,16 @@ const KINDS: [Object; 3] = [Object::Program, Object::Map, Object::Link];
 
 pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     let cycles = if bench.quick { 20 } else { 1_000 };
-    bench.progress(&format!("{cycles} times attaching, changing and detaching"));
+    bench.progress(&format!("{cycles} times attaching, reloading and detaching"));
     let cgroup = CgroupFixture::new("bench-leaks")?;
     let policies = [91, 92].map(|seed| BenchPolicy::new(&network::table(1_000, seed), MIXED));
     let [first, second] = policies;
     let (first, second) = (first?, second?);
     let cycle = || -> Result<()> {
         let mut governing = governed::govern(&[(&cgroup, &first)], EventsWanted::Acted)?;
-        governed::follow(&mut governing, Now::default())?;
+        governed::reload(&mut governing, &[(&cgroup, &second)], EventsWanted::Acted)?;
         governing.pump()?;
         governing.finish()?;
-        governed::govern(&[(&cgroup, &second)], EventsWanted::Acted)?.finish()?;
         Ok(())
     };
     // What is allocated once is no leak.
@@ -43,7 +41,7 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
         cycle()?;
     }
     let before = State::now()?;
-    for _ in 0..cycles / 2 {
+    for _ in 0..cycles {
         cycle()?;
     }
     // The kernel frees what was let go of a little later; and others may have objects of their own for a while.

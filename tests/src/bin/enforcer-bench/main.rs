@@ -31,6 +31,7 @@ mod leaks;
 mod lookup;
 mod loopback;
 mod policies;
+mod profile;
 mod redirect;
 mod reject;
 mod reload;
@@ -46,7 +47,7 @@ struct Group {
 }
 
 /// All of them, in the order they are told.
-const GROUPS: [Group; 14] = [
+const GROUPS: [Group; 15] = [
     Group {
         name: "lookup",
         what: "An allowed connect inside the program",
@@ -116,6 +117,11 @@ const GROUPS: [Group; 14] = [
         name: "controller",
         what: "The controller's work",
         measure: controller::run,
+    },
+    Group {
+        name: "profile",
+        what: "Where the time goes",
+        measure: profile::run,
     },
 ];
 

@@ -39,7 +39,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     let netns = bench::everywhere()?;
     let mut rows = Vec::new();
-    let entries = if bench.quick { 10_000 } else { 250_000 };
     for (id, what, rules, entries, limit_ms) in [
         (
             "reload/rules-ms",
@@ -52,19 +51,22 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
             "reload/entries-ms",
             "reload of 250000 entries",
             Sixteen,
-            entries,
+            if bench.quick { 10_000 } else { 250_000 },
             2_000.0,
         ),
     ] {
         bench.progress(what);
-        let row = match reload(bench, &netns, rules, entries) {
-            Ok(times_ms) => Row::fact(id, what, Unit::Milliseconds, Estimate::of(&times_ms)),
-            Err(error) => Row::fact(id, what, Unit::Milliseconds, None).note(format!("{error:#}")),
-        };
-        rows.push(row.goal(Goal::AtMost(limit_ms)));
+        let times_ms =
+            reload(bench, &netns, rules, entries).with_context(|| format!("measure the {what}"))?;
+        let mut row =
+            Row::fact(id, what, Unit::Milliseconds, Estimate::of(&times_ms)).goal(Goal::AtMost(limit_ms));
+        if bench.quick && entries > 1_000 {
+            row = row.note(format!("with --quick only {entries} entries"));
+        }
+        rows.push(row);
     }
     bench.progress("change of an overlay");
-    rows.push(overlay(bench, &netns)?);
+    rows.extend(overlay(bench, &netns)?);
     Ok(Outcome {
         rows,
         plots: Vec::new(),
@@ -121,17 +123,16 @@ pub(crate) fn ask_to_reload(enforcer: &mut Enforcer) -> Result<Duration> {
         let line = enforcer
             .process()
             .line(Stream::Stderr, next, LIMIT)
-            .context("not there yet: `enforcer run` ends on SIGHUP")?;
+            .context("wait for the line that says that a policy was reloaded")?;
         next += 1;
         if line.starts_with("reloaded: ") {
             return Ok(begin.elapsed());
         }
-        // Warnings may come first; a summary means that it is about to end.
+        // Warnings may come first.
         ensure!(
-            !line.contains(" connects seen: "),
-            "not there yet: `enforcer run` ends on SIGHUP"
+            !line.contains("error") && !line.contains("not reloaded"),
+            "reload: {line}"
         );
-        ensure!(!line.contains("error"), "reload: {line}");
     }
 }
 
@@ -152,7 +153,7 @@ pub(crate) fn govern(netns: &NetnsFixture, cgroup: &CgroupFixture, policy: &Path
 const BELOW: usize = 1_000;
 
 /// A name's addresses become others: from the call until its rule acts on them, and no more on the old ones.
-fn overlay(bench: &Bench, netns: &NetnsFixture) -> Result<Row> {
+fn overlay(bench: &Bench, netns: &NetnsFixture) -> Result<[Row; 2]> {
     let cgroup = CgroupFixture::new("bench-overlay")?;
     let directory = tempfile::tempdir().context("make a directory for a policy")?;
     let path = directory.path().join("policy.toml");
@@ -168,27 +169,42 @@ fn overlay(bench: &Bench, netns: &NetnsFixture) -> Result<Row> {
 
     let mut client = Client::start(&Place::new(&cgroup, netns))?;
     let mut times_ms = Vec::new();
-    for round in 0..bench.rounds() as u16 {
+    let mut first_ms = 0.0;
+    for round in 0..=bench.rounds() as u16 {
         let address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, round);
         let now = now(&policy, &request, address);
         let begin = Instant::now();
         governed::follow(&mut governing, now)?;
-        times_ms.push(begin.elapsed().as_secs_f64() * 1e3);
+        let took_ms = begin.elapsed().as_secs_f64() * 1e3;
+        // The first finds no maps to be written into, and the kernel lets it wait.
+        if round == 0 {
+            first_ms = took_ms;
+        } else {
+            times_ms.push(took_ms);
+        }
         let before = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, round.wrapping_sub(1));
         let [is, was] = [address, before].map(|to| client.connect_udp((to, 9).into()));
         ensure!(
             is?.errno == Some(libc::ENETUNREACH) && was?.ok,
             "a name's rule does not act on its addresses, or still on those before"
         );
+        // As `enforcer run` does after each change.
+        governed::tidy(&mut governing)?;
     }
-    Ok(Row::fact(
+    let changed = Row::fact(
         "reload/overlay-ms",
         "change of a name's addresses, until its rule acts on them",
         Unit::Milliseconds,
         Estimate::of(&times_ms),
     )
-    .goal(Goal::AtMost(20.0))
-    .held_back_by("the kernel waits for every running program after each map that is swapped"))
+    .goal(Goal::AtMost(20.0));
+    let first = Row::fact(
+        "reload/overlay-first-ms",
+        "  the first, for which maps have to be put into place",
+        Unit::Milliseconds,
+        Some(Estimate::once(first_ms)),
+    );
+    Ok([changed, first])
 }
 
 /// The name has that address.

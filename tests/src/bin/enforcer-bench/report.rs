@@ -19,6 +19,7 @@ pub(crate) enum Unit {
     PerSecond,
     /// Things.
     Count,
+    Percent,
 }
 
 impl Unit {
@@ -35,6 +36,7 @@ impl Unit {
             Self::Mebibytes => format!("{value:.1} MiB"),
             Self::PerSecond => format!("{value:.0}/s"),
             Self::Count => format!("{value:.0}"),
+            Self::Percent => format!("{value:.1} %"),
         }
     }
 }

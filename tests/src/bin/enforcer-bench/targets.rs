@@ -27,11 +27,11 @@ use crate::{
     report::{Goal, Outcome, Plot, Row, Series, Unit},
 };
 
-/// How many cgroups this process can govern: each takes six descriptors, its own and one for each program's link. Some are
-/// for everything else.
+/// How many cgroups this process can govern: each takes a descriptor, and their links up to half of those that there may be.
+/// Some are for everything else.
 fn most() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit.saturating_sub(1_200) / 6).unwrap_or(usize::MAX)
+    usize::try_from((limit / 2).saturating_sub(1_200)).unwrap_or(usize::MAX)
 }
 
 /// Entries of the policy that all of them share.
@@ -79,8 +79,8 @@ pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
     let mut controller = controller(&netns, &prefixes, many)?;
     if !bench.quick && many < 4_096 {
         controller = controller.note(format!(
-            "not 4096: this machine lets a process have {} descriptors, and root may not have more",
-            many * 6 + 1_200
+            "not 4096: this machine lets a process have about {} descriptors, and root may not have more",
+            2 * (many + 1_200)
         ));
     }
     rows.push(controller);
