@@ -257,9 +257,8 @@ impl Generations {
             Put::new(&self.clauses, number, clauses),
         ];
         let names = ["ENTRIES", "CLAUSES"];
-        let put = put_all(&puts).into_iter().zip(names);
-        put.map(|(put, name)| put.map_err(|error| failed(name, "publish a generation", error)))
-            .collect()
+        let mut put = put_all(&puts).into_iter().zip(names);
+        put.try_for_each(|(put, name)| put.map_err(|error| failed(name, "publish a generation", error)))
     }
 
     /// One store: no connect sees the policy without its overlay.
