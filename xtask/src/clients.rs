@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Install system packages without asking
     #[arg(long)]
     yes: bool,
-    /// Clients with that in their name only; a name that does not exist lists them
+    /// Clients of that family, or with that in their name, only; a name that does not exist lists them
     #[arg(long, value_name = "CLIENT")]
     only: Option<String>,
     /// One breakage of the lab only

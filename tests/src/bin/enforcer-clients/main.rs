@@ -29,7 +29,7 @@ mod report;
 #[derive(Parser)]
 #[command(name = "cargo xtask clients")]
 struct Arguments {
-    /// Clients with that in their name only
+    /// Clients of that family, or with that in their name, only
     #[arg(long, value_name = "CLIENT")]
     only: Option<String>,
     /// One breakage only
@@ -112,7 +112,10 @@ fn chosen(only: Option<&str>) -> Result<Vec<Client>> {
     let mut clients = table::all();
     if let Some(only) = only {
         let wanted = only.to_lowercase();
-        clients.retain(|client| client.name.to_lowercase().contains(&wanted));
+        clients.retain(|client| {
+            let family = format!("{:?}", client.family).to_lowercase();
+            family == wanted || client.name.to_lowercase().contains(&wanted)
+        });
     }
     if clients.is_empty() {
         let names: Vec<_> = table::all().iter().map(|client| client.name).collect();

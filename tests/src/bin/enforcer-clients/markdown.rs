@@ -75,21 +75,24 @@ fn line(to: &mut String, row: &Line<'_>) {
     );
 }
 
+/// Why a client is not helped, if it is not.
+type Why = fn(&Client) -> Option<&'static str>;
+
 /// Who is not helped by a rule, and why.
 fn failures(to: &mut String, report: &Report) {
     let lines = report.lines();
-    let of_rejects = |client: &Client| match client.reject {
+    let of_rejects: Why = |client| match client.reject {
         Reject::FirstOnly(why) => Some(why),
         Reject::TriesNext | Reject::Sorts => None,
     };
-    let sections: [(&str, &dyn Fn(&Client) -> Option<&'static str>); 2] = [
+    let sections: [(&str, Why); 2] = [
         (
             "Whom a `reject` does not help though the name has an IPv4 address",
-            &of_rejects,
+            of_rejects,
         ),
         (
             "Whom a redirect does not help where there is no IPv4 address",
-            &|client| client.unmovable,
+            |client| client.unmovable,
         ),
     ];
     for (heading, why) in sections {

@@ -43,7 +43,7 @@ pub(crate) fn draw(report: &Report) -> Result<String> {
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE).map_err(drawing)?;
         let label = ("sans-serif", 13).into_font();
-        let title = "A name with both addresses, its IPv6 a black hole: time until the client has its answer";
+        let title = "A name with both addresses, its IPv6 a black hole: time until the client has its answer (outlined: it fails)";
         let shown = Text::new(title, (12, 12), ("sans-serif", 16).into_font());
         root.draw(&shown).map_err(drawing)?;
         for (index, (mode, colour)) in names().into_iter().zip(COLOURS).enumerate() {
