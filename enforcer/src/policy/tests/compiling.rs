@@ -341,7 +341,7 @@ fn rules_are_duplicates_only_if_they_live_as_long_and_mean_the_same_name() {
 #[test]
 fn a_rule_that_can_never_match_is_told_with_the_one_that_decides_in_its_place() {
     let (_, warnings) = policy_of(&[
-        "allow 2001:db8:8::/48",
+        "allow 2001:100::/32",
         "allow 2001:db8:9::/48",
         "reject 2001:db8::/32,port=1-9",
         "reject 2001:db8::/32,port=5",
