@@ -124,7 +124,8 @@ impl CompiledPolicy {
     pub(super) fn heads_within(&self, prefix: Ipv6Net) -> Vec<u32> {
         let last_of = |prefix: Ipv6Net| u128::from(prefix.broadcast());
         let around = self.head_covering(prefix);
-        let begin = self.entries.partition_point(|entry| entry.prefix < prefix);
+        // The prefix's own entry, if there is one, is what is around it.
+        let begin = self.entries.partition_point(|entry| entry.prefix <= prefix);
         let within = self.entries[begin..]
             .iter()
             .take_while(|entry| prefix.contains(&entry.prefix));

@@ -239,6 +239,18 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_ports_is_gone_only_with_what_takes_every_port_of_every_protocol() {
+        let mut set = Connects::all();
+        set.subtract(&tcp(&[0..=65535]));
+        let before = set.clone();
+        set.subtract(&tcp(&[0..=65535]));
+        assert_eq!(set, before);
+        assert!(set.users[0].1.other);
+        set.subtract(&Connects::all());
+        assert!(set.is_empty());
+    }
+
+    #[test]
     fn users_are_told_apart() {
         let mut set = tcp(&[1..=9]);
         set.subtract(&of_users(&[(5..=7, &[1..=4]), (7..=7, &[5..=9])]));

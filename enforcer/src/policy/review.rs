@@ -120,7 +120,7 @@ pub(super) fn note_ties(
     at_prefix.retain(|&second| {
         let conditions = rules[second as usize].conditions();
         // More rules than can be walked are refused anyway; what ties among them would take long to find.
-        let earlier = kept.iter().rev().take(MAX_WALK as usize + 1);
+        let earlier = kept.iter().rev().take(MAX_WALK as usize);
         for &first in earlier.take_while(|&&first| rules[first as usize].conditions() == conditions) {
             match findings.relation(first, second, rules) {
                 Relation::Compatible => continue,

@@ -13,6 +13,7 @@ use super::{
     super::{
         compile::compile,
         compiled::CompiledPolicy,
+        diagnostic::Diagnostic,
         live::Live,
         rule::{DEFAULT_GROUP, Origin, Rule, RuleAction, RuleGroups},
     },
@@ -317,6 +318,44 @@ fn rules_of_the_command_line_tie_with_each_other_only_where_they_contradict() {
     assert!(policy_of(&["reject ::/0,port=1-10", "reject ::/0,port=5-20,errno=EACCES"]).is_err());
     assert!(policy_of(&["reject ::/0,proto=tcp", "allow ::/0,proto=udp"]).is_ok());
     assert!(policy_of(&["reject ::/0,proto=tcp", "allow ::/0,port=443"]).is_err());
+}
+
+#[test]
+fn rules_are_duplicates_only_if_they_live_as_long_and_mean_the_same_name() {
+    let duplicates = |warnings: &[Diagnostic]| {
+        let all = lines(warnings);
+        all.iter().filter(|line| line.contains("exact duplicate")).count()
+    };
+    for (second, count) in [("expires=1h", 1), ("expires=2h", 0)] {
+        let second = format!("reject ::/0,{second}");
+        let (_, warnings) = policy_of(&["reject ::/0,expires=1h", &second]).unwrap();
+        assert_eq!(duplicates(&warnings), count, "{second}");
+    }
+    let rule = |more: &str| format!("[[rule]]\nhost = \"db.example\"\n{more}\n");
+    for (more, count) in [("", 1), ("resolve = \"target\"", 0)] {
+        let (_, warnings) = check(&format!("version = 1\n{}{}", rule(""), rule(more))).unwrap();
+        assert_eq!(duplicates(&warnings), count, "{more}");
+    }
+}
+
+#[test]
+fn a_rule_that_can_never_match_is_told_with_the_one_that_decides_in_its_place() {
+    let (_, warnings) = policy_of(&[
+        "allow 2001:100::/32",
+        "allow 2001:db8:9::/48",
+        "reject 2001:db8::/32,port=1-9",
+        "reject 2001:db8::/32,port=5",
+    ])
+    .unwrap();
+    let mut never = warnings
+        .iter()
+        .filter(|warning| warning.message.contains("can never match"));
+    let related = &never.next().unwrap().related;
+    assert_eq!(
+        related[0].message,
+        "`--reject 2001:db8::/32,port=1-9` decides connects to 2001:db8::, for example"
+    );
+    assert_eq!(never.next(), None);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod explained;
 mod explaining;
 mod garbage;
 mod language;
+mod limits;
 mod loading;
 mod mistakes;
 mod overlaying;
