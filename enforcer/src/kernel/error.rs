@@ -102,9 +102,9 @@ pub enum KernelError {
     },
 }
 
-/// What the verifier said about a program that it refused.
+/// What the verifier said last about a program that it refused: what comes before can be ten thousands of lines.
 #[derive(Debug, Error)]
-#[error("the verifier says: {}", log.trim())]
+#[error("the verifier says: {log}")]
 pub struct VerifierRefusal {
     log: String,
     #[source]
@@ -147,30 +147,49 @@ impl KernelError {
             (Self::Attach { .. }, libc::EBADF) => "the path is not a directory of the cgroup v2 hierarchy",
             (_, libc::EPERM) => PRIVILEGES,
             (_, libc::ENOSYS) => "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)",
-            (Self::Load { .. }, libc::EACCES) if lacks(CapabilitySet::PERFMON) => {
+            // EINVAL without words of the verifier's is the kernel's own: it does not know the program's type.
+            (Self::Load { .. }, errno)
+                if lacks(CapabilitySet::PERFMON)
+                    && (errno == libc::EACCES || errno == libc::EINVAL && self.is_of_the_verifier()) =>
+            {
                 "verifiers of older kernels take the programs only from a process that has CAP_PERFMON too"
             }
+            (Self::Load { .. }, libc::EINVAL) if self.is_of_the_verifier() => REFUSED,
             (Self::Load { .. }, libc::EINVAL) => {
                 "this kernel may be built without cgroup BPF (CONFIG_CGROUP_BPF)"
             }
-            (Self::Load { .. }, libc::EACCES | libc::E2BIG) => {
-                "the verifier of this kernel refuses a program that others take: please report it, with `uname -r`"
-            }
+            (Self::Load { .. }, libc::EACCES | libc::E2BIG) => REFUSED,
             (_, libc::ENOMEM | libc::ENOSPC) => "the kernel is short of memory for BPF maps",
             _ => return None,
         };
         Some(hint.to_owned())
     }
+
+    /// Whether the verifier said something to it.
+    fn is_of_the_verifier(&self) -> bool {
+        self.source()
+            .is_some_and(|source| source.downcast_ref::<VerifierRefusal>().is_some())
+    }
 }
 
 /// aya's message repeats its source, and speaks of the verifier also where that said nothing.
 fn refusal(source: io::Error, log: String) -> Box<dyn Error + Send + Sync> {
-    if log.trim().is_empty() {
-        Box::new(source)
-    } else {
-        Box::new(VerifierRefusal { log, source })
+    let lines: Vec<_> = log.trim().lines().collect();
+    if lines.is_empty() {
+        return Box::new(source);
     }
+    let log = match lines.len().checked_sub(LAST_LINES) {
+        None | Some(0) => lines.join("\n"),
+        Some(left_out) => format!("({left_out} lines)\n{}", lines[left_out..].join("\n")),
+    };
+    Box::new(VerifierRefusal { log, source })
 }
+
+/// Lines of the verifier's that are shown: the instruction that it refused is among them.
+const LAST_LINES: usize = 16;
+
+const REFUSED: &str =
+    "the verifier of this kernel refuses a program that others take: please report it, with `uname -r`";
 
 const PRIVILEGES: &str = "enforcer needs root, or CAP_BPF and CAP_NET_ADMIN; inside a container also a seccomp profile that \
                           allows bpf(2)";
@@ -235,5 +254,28 @@ mod tests {
             "the kernel refused to load program probe: the verifier says: R1 invalid mem access: Permission denied \
              (os error 13)"
         );
+        let many: String = (1..=40).map(|line| format!("{line}: (bf) r1 = r0\n")).collect();
+        let short = said(&many);
+        assert!(
+            short.contains("(24 lines)\n25: (bf)") && short.contains("40: (bf) r1 = r0:"),
+            "{short}"
+        );
+        assert!(!short.contains("24: (bf)"), "{short}");
+    }
+
+    #[test]
+    fn a_refusal_without_words_is_not_taken_for_the_verifiers() {
+        let hint = |log: &str| {
+            let error = KernelError::Load {
+                program: "probe",
+                source: refusal(io::Error::from_raw_os_error(libc::EINVAL), log.to_owned()),
+            };
+            error.hint().unwrap_or_default()
+        };
+        if lacks_privilege() {
+            return;
+        }
+        assert!(hint("").contains("CONFIG_CGROUP_BPF"));
+        assert!(hint("invalid func unknown#187").contains("verifier"));
     }
 }
