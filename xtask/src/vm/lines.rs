@@ -17,6 +17,35 @@ pub(crate) struct Line {
     pub(crate) modules_prefix: Option<&'static str>,
     /// What this line is here to show.
     pub(crate) note: &'static str,
+    /// Whether both an older and a newer line are tested whole. Then what the kernel hardly makes a difference to (the command
+    /// line, waiting, endings) is left to them, unless this line is asked for by its name or everything is to be repeated.
+    pub(crate) between: bool,
+}
+
+/// The test binaries about what the kernel does.
+const OF_KERNELS: &[&str] = &[
+    "account",
+    "address_order",
+    "allow_path",
+    "datagrams",
+    "expiry",
+    "kernel_smoke",
+    "kernels",
+    "many_cgroups",
+    "nesting",
+    "paths",
+    "reload_faults",
+    "reload_names",
+    "rollout",
+    "run",
+    "socket_states",
+    "transparency",
+    "verdicts",
+];
+
+/// Whether the test binary of that name is about what the kernel does.
+pub(crate) fn is_of_kernels(name: &str) -> bool {
+    OF_KERNELS.contains(&name)
 }
 
 /// All of them, oldest first. 5.15 and 6.6 are in no suite that a mirror still has: bookworm-backports begins at 6.12,
@@ -29,6 +58,7 @@ pub(crate) const LINES: &[Line] = &[
         image_prefix: "linux-image-",
         modules_prefix: None,
         note: "no bpf_set_retval: a rejection is EPERM; memory for maps counts against RLIMIT_MEMLOCK; no MPTCP",
+        between: false,
     },
     Line {
         name: "6.1",
@@ -37,6 +67,7 @@ pub(crate) const LINES: &[Line] = &[
         image_prefix: "linux-image-",
         modules_prefix: None,
         note: "the first line on which every feature is there",
+        between: true,
     },
     Line {
         name: "6.12",
@@ -45,6 +76,7 @@ pub(crate) const LINES: &[Line] = &[
         image_prefix: "linux-image-",
         modules_prefix: None,
         note: "what servers run",
+        between: true,
     },
     Line {
         name: "7.x",
@@ -53,6 +85,7 @@ pub(crate) const LINES: &[Line] = &[
         image_prefix: "linux-binary-",
         modules_prefix: Some("linux-modules-"),
         note: "the newest verifier: bpf_set_retval wants a provable bound; comm needs CAP_PERFMON",
+        between: false,
     },
 ];
 
@@ -82,6 +115,18 @@ mod tests {
     fn names_are_unique_and_none_is_the_word_for_all() {
         let names: BTreeSet<_> = choices().collect();
         assert_eq!(names.len(), LINES.len() + 1);
+    }
+
+    #[test]
+    fn the_oldest_and_the_newest_line_are_tested_whole() {
+        let between: Vec<_> = LINES.iter().map(|line| line.between).collect();
+        assert!(!between[0] && !between[LINES.len() - 1], "{between:?}");
+        for name in OF_KERNELS {
+            let tests = crate::workspace::root().join("tests/tests");
+            let is_there =
+                tests.join(format!("{name}.rs")).is_file() || tests.join(name).join("main.rs").is_file();
+            assert!(is_there, "there is no test file {name}");
+        }
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Args {
         }
     }
 
+    /// Whether it is every test on every kernel, once: then lines between others are tested in part.
+    const fn is_everything(&self) -> bool {
+        self.kernel.is_empty() && self.filters.is_empty() && !self.full
+    }
+
     /// Whether the guest with systemd is booted.
     const fn boots_image(&self) -> bool {
         self.image.is_some() || self.kernel.is_empty()

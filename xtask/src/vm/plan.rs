@@ -10,6 +10,7 @@ use super::{
     image::{self, Image},
     initramfs::{self, Initramfs},
     kernels::Kernel,
+    lines,
     payload::Payload,
     records,
     report::Column,
@@ -102,13 +103,22 @@ impl Plan<'_> {
     }
 
     fn boot(&self, kernel: &Kernel) -> Result<Column> {
+        let mut payload = self.payload.clone();
+        let mut left_out = Vec::new();
+        if kernel.line.between && self.args.is_everything() {
+            payload.tests.retain(|binary| {
+                let stays = lines::is_of_kernels(&binary.name);
+                left_out.extend((!stays).then(|| binary.name.clone()));
+                stays
+            });
+        }
         let logs = self.guests.join(kernel.line.name);
         let initramfs = self.guests.join(format!("{}.cpio", kernel.line.name));
         self.common
             .clone()
             .with_kernel(
                 kernel,
-                &self.settings("vm", kernel.line.name, self.binary_limit()),
+                &self.settings("vm", kernel.line.name, self.binary_limit(), &left_out),
             )?
             .write(&initramfs)?;
         let guest = Guest {
@@ -121,13 +131,7 @@ impl Plan<'_> {
             logs,
         };
         let package = kernel.package.clone();
-        self.live(
-            &guest,
-            kernel.line.name,
-            package,
-            self.payload,
-            self.binary_limit(),
-        )
+        self.live(&guest, kernel.line.name, package, &payload, self.binary_limit())
     }
 
     /// The guest with systemd: fewer tests, and those of containers.
@@ -138,7 +142,7 @@ impl Plan<'_> {
             .retain(|binary| image::is_tested_there(&binary.name));
         let limit = self.binary_limit().max(IMAGE_BINARY_LIMIT);
         let second = self.guests.join(format!("{}.tar", image::SYSTEMD));
-        let settings = self.settings(image::SYSTEMD, image::SYSTEMD, limit);
+        let settings = self.settings(image::SYSTEMD, image::SYSTEMD, limit, &[]);
         image::write_payload(&second, &payload, self.tests_folder, &settings)?;
         let guest = Guest {
             image: &image.kernel,
@@ -171,7 +175,7 @@ impl Plan<'_> {
     }
 
     /// A shell script that init reads: variables for the tests and for itself, and the filters as arguments.
-    fn settings(&self, place: &str, kernel: &str, limit: Duration) -> String {
+    fn settings(&self, place: &str, kernel: &str, limit: Duration, left_out: &[String]) -> String {
         let mut variables = vec![
             ("ENFORCER_PLACE", place.to_owned()),
             ("ENFORCER_KERNEL", kernel.to_owned()),
@@ -181,6 +185,7 @@ impl Plan<'_> {
             ("ENFORCER_TESTS_DIR", initramfs::TESTS_FOLDER.to_owned()),
             ("LIMIT_SECS", limit.as_secs().to_string()),
             ("THREADS", TEST_THREADS.to_owned()),
+            ("LEFT_OUT", left_out.join(" ")),
         ];
         let extent = if self.args.full {
             Extent::Full
