@@ -1,6 +1,6 @@
 //! What is wrong with the way to a host: measured, told apart, and what helps.
 //!
-//! [`measure`] makes real connects, from the network namespace of this process or of a target ([`inside`]), and
+//! [`measure()`] makes real connects, from the network namespace of this process or of a target ([`inside`]), and
 //! returns plain data ([`findings`]). [`diagnose`] is pure: from findings to a [`Verdict`], and what clients make of it
 //! ([`clients`]) is computed from the measured connects. Nothing here changes the machine, decides about a connect of
 //! anybody else, or prints. docs/probe.md says for people what is measured and how.
