@@ -1,4 +1,4 @@
-//! What `probe` found: a report for people ([`mod@text`]), lines for programs ([`mod@json`]), and a [`mod@table`] where many hosts were
+//! What `probe` found: a report for people ([`text()`]), lines for programs ([`json()`]), and a [`table()`] where many hosts were
 //! looked at.
 
 mod json;
