@@ -147,19 +147,19 @@ impl KernelError {
             (Self::Attach { .. }, libc::EBADF) => "the path is not a directory of the cgroup v2 hierarchy",
             (_, libc::EPERM) => PRIVILEGES,
             (_, libc::ENOSYS) => "this kernel is built without bpf(2) (CONFIG_BPF_SYSCALL)",
-            // EINVAL without words of the verifier's is the kernel's own: it does not know the program's type.
+            (_, libc::ENOMEM | libc::ENOSPC) => "the kernel is short of memory for BPF maps",
+            // Where it may not look ahead as it does otherwise, it ends in whatever errno it comes upon: EACCES, EINVAL, EFAULT.
             (Self::Load { .. }, errno)
-                if lacks(CapabilitySet::PERFMON)
-                    && (errno == libc::EACCES || errno == libc::EINVAL && self.is_of_the_verifier()) =>
+                if lacks(CapabilitySet::PERFMON) && (errno == libc::EACCES || self.is_of_the_verifier()) =>
             {
                 "verifiers of older kernels take the programs only from a process that has CAP_PERFMON too"
             }
-            (Self::Load { .. }, libc::EINVAL) if self.is_of_the_verifier() => REFUSED,
+            (Self::Load { .. }, _) if self.is_of_the_verifier() => REFUSED,
+            (Self::Load { .. }, libc::EACCES | libc::E2BIG) => REFUSED,
+            // Without words of the verifier's it is the kernel's own: it does not know the program's type.
             (Self::Load { .. }, libc::EINVAL) => {
                 "this kernel may be built without cgroup BPF (CONFIG_CGROUP_BPF)"
             }
-            (Self::Load { .. }, libc::EACCES | libc::E2BIG) => REFUSED,
-            (_, libc::ENOMEM | libc::ENOSPC) => "the kernel is short of memory for BPF maps",
             _ => return None,
         };
         Some(hint.to_owned())
