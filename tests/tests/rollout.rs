@@ -44,6 +44,8 @@ fn policy(percent: u8, other_percent: u8) -> String {
 struct World {
     scene: Scene,
     client: Client,
+    /// The crowd's processes, once they were asked.
+    everybody: BTreeSet<u32>,
     directory: tempfile::TempDir,
 }
 
@@ -57,6 +59,7 @@ impl World {
         Self {
             scene,
             client,
+            everybody: BTreeSet::new(),
             directory,
         }
     }
@@ -81,6 +84,7 @@ impl World {
         let answer = self.client.ask(&Request::Crowd { connects }).unwrap();
         let crowd = answer.crowd.unwrap();
         assert_eq!(crowd.len(), PROCESSES as usize);
+        self.everybody = crowd.iter().map(|(process, _)| *process).collect();
         let mut acted = (BTreeSet::new(), BTreeSet::new());
         for (process, outcomes) in crowd {
             let (first, second) = outcomes.split_at(11);
@@ -101,6 +105,13 @@ impl World {
         }
         acted
     }
+
+    /// The processes that a rule's rollout includes.
+    fn included(&self, rule: &str, percent: u8) -> BTreeSet<u32> {
+        let salt = text_hash(rule.as_bytes());
+        let is_in = |process: &u32| rollout_hash(salt, *process) < rollout_below(percent);
+        self.everybody.iter().copied().filter(is_in).collect()
+    }
 }
 
 #[test]
@@ -113,12 +124,15 @@ fn a_quarter_of_processes_then_half_of_them_and_another_quarter_by_another_rule(
     let enforcer = world.govern(&policy(25, 25), &[]);
     let (first, second) = world.acted_on();
     let finished = enforcer.terminate().unwrap();
-    for acted in [&first, &second] {
-        assert!((200..=300).contains(&acted.len()), "{}", acted.len());
+    for (rule, acted) in [("first", &first), ("second", &second)] {
+        assert_eq!(*acted, world.included(rule, 25), "{rule}");
+        // Which numbers processes get is chance. Of 1,000 tries at a quarter fewer than 150 are never seen; that a quarter of many
+        // more lies within a percent is a test of the hash's own.
+        assert!((150..=350).contains(&acted.len()), "{}", acted.len());
     }
     // Independent quarters share a sixteenth.
     let both = first.intersection(&second).count();
-    assert!((30..=100).contains(&both), "{both}");
+    assert!((15..=130).contains(&both), "{both}");
     let left_out = 11 * (2 * PROCESSES as usize - first.len() - second.len());
     let said = finished.stderr.join("\n");
     assert!(
@@ -129,7 +143,8 @@ fn a_quarter_of_processes_then_half_of_them_and_another_quarter_by_another_rule(
     let enforcer = world.govern(&policy(50, 0), &[]);
     let (half, none) = world.acted_on();
     drop(enforcer);
-    assert!((430..=570).contains(&half.len()), "{}", half.len());
+    assert_eq!(half, world.included("first", 50));
+    assert!((380..=620).contains(&half.len()), "{}", half.len());
     assert!(first.is_subset(&half), "{:?}", first.difference(&half));
     assert!(none.is_empty());
 
