@@ -204,6 +204,8 @@ pub(crate) fn run(args: &Args) -> Result<Summary> {
         .iter()
         .any(|binary| image::is_tested_there(&binary.name));
     ready.retain(|guest| matches!(guest, Ready::Kernel(_)) || is_tested_in_image);
+    // What takes longest begins first, so that no core waits at the end.
+    ready.sort_by_key(Ready::is_between);
     if let Some(accelerator) = accelerator? {
         let common = Initramfs::new(&busybox, &payload, &tests_folder)?;
         let plan = Plan {

@@ -48,6 +48,11 @@ impl Ready {
         }
     }
 
+    /// Whether it is a line that is tested in part where everything is tested.
+    pub(super) const fn is_between(&self) -> bool {
+        matches!(self, Self::Kernel(kernel) if kernel.line.between)
+    }
+
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Kernel(kernel) => kernel.line.name,
