@@ -166,8 +166,8 @@ fn whatever_is_refused_while_maps_are_used_again_the_old_policy_is_whole() {
             verdicts("EHOSTDOWN", "ENETDOWN"),
             verdicts("ENETDOWN", "ECONNABORTED"),
         ],
-        // Writing into maps, and bindings, of both. How many maps are there to be written into depends on what is given back by then.
-        4,
+        // How many maps there are to be written into, and how many have to be made, depends on what is given back by then.
+        3,
     );
     world.assert([[None; 2]; 2], "ungoverned");
 }
