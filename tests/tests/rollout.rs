@@ -84,7 +84,7 @@ impl World {
         let answer = self.client.ask(&Request::Crowd { connects }).unwrap();
         let crowd = answer.crowd.unwrap();
         assert_eq!(crowd.len(), PROCESSES as usize);
-        self.everybody = crowd.iter().map(|(process, _)| *process).collect();
+        self.everybody = crowd.keys().copied().collect();
         let mut acted = (BTreeSet::new(), BTreeSet::new());
         for (process, outcomes) in crowd {
             let (first, second) = outcomes.split_at(11);
