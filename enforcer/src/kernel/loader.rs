@@ -1,18 +1,21 @@
 //! [`Kernel`]: the loaded programs and their maps.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
+    Ebpf, VerifierLogLevel,
     maps::{Map, MapData},
-    programs::CgroupSockAddr,
+    programs::{CgroupSockAddr, Program},
 };
 use enforcer_common::{binding::Binding, counters::Counters};
 
 use super::{
     Attachment, BpfLog, BpfLogLevel, Content, DatagramCounts, EventRing, Installed, KernelError, Losses,
-    Support, attachment, counters, features::FEATURES, links::Links, objects, policies::Policies,
-    undisturbed::undisturbed,
+    Support, attachment, counters, features::FEATURES, kept, links::Links, objects, policies::Policies,
+    side_by_side::side_by_side, undisturbed::undisturbed,
 };
 use crate::{policy::compiled::CompiledPolicy, targets::Cgroup};
 
@@ -200,12 +203,31 @@ impl Kernel {
 
 fn loaded(support: &Support, options: &LoadOptions) -> Result<Ebpf, KernelError> {
     let mut ebpf = open(support, options, VerifierLogLevel::default())?;
-    for name in PROGRAMS {
-        program(&mut ebpf, name)?
-            .load()
-            .map_err(|error| KernelError::load(name, error))?;
-    }
+    load_programs(&mut ebpf)?;
     Ok(ebpf)
+}
+
+/// Two threads, because two of the programs take the verifier as long as everything else that enforcer does before it
+/// enforces. It walks them side by side: `bpf_check` of kernel/bpf/verifier.c takes its lock only for those who may
+/// not use BPF freely.
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), KernelError> {
+    let mut found: HashMap<_, _> = ebpf.programs_mut().collect();
+    let mut unloaded = Vec::new();
+    for name in PROGRAMS {
+        let program = found.remove(name).ok_or(missing_program(name))?;
+        unloaded.push((name, sock_addr(name, program)?));
+    }
+    // The largest are at its end, and are begun first.
+    let unloaded = Mutex::new(unloaded);
+    let next = || unloaded.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let load = || {
+        while let Some((name, program)) = next() {
+            program.load().map_err(|error| KernelError::load(name, error))?;
+        }
+        Ok(())
+    };
+    let (here, there) = side_by_side(load, load);
+    here.and(there)
 }
 
 /// Creates the maps and makes the programs ready to be loaded.
@@ -223,7 +245,7 @@ pub(crate) fn open(
     let v6only_mask = u32::from(support.v6only_mask.unwrap_or(0));
     let fixed_policy = options.fixed_policy.unwrap_or(0);
     let bpf_log = options.bpf_log.map(BpfLogLevel::raw);
-    let mut loader = EbpfLoader::new();
+    let mut loader = kept::take();
     loader.verifier_log_level(log_level);
     for (name, value) in &globals {
         loader.override_global(name, value, true);
@@ -255,11 +277,21 @@ pub(crate) fn program<'e>(
     ebpf: &'e mut Ebpf,
     name: &'static str,
 ) -> Result<&'e mut CgroupSockAddr, KernelError> {
-    let missing = KernelError::Missing {
+    let program = ebpf.program_mut(name).ok_or(missing_program(name))?;
+    sock_addr(name, program)
+}
+
+const fn missing_program(name: &'static str) -> KernelError {
+    KernelError::Missing {
         kind: "program",
         name,
-    };
-    let program = ebpf.program_mut(name).ok_or(missing)?;
+    }
+}
+
+fn sock_addr<'p>(
+    name: &'static str,
+    program: &'p mut Program,
+) -> Result<&'p mut CgroupSockAddr, KernelError> {
     program.try_into().map_err(|error| KernelError::load(name, error))
 }
 

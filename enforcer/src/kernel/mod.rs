@@ -7,8 +7,10 @@
 //! called.
 
 mod error;
+mod kept;
 mod objects;
 mod plain;
+mod side_by_side;
 mod undisturbed;
 
 mod btf;

@@ -3,7 +3,7 @@
 use std::{error::Error, fs::File, io};
 
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
+    Ebpf, VerifierLogLevel,
     maps::MapType as AyaMapType,
     programs::{CgroupSockAddr, ProgramError},
     sys::is_map_supported,
@@ -14,7 +14,7 @@ use super::{
     KernelError, btf,
     error::os_error,
     features::{FEATURES, Feature, MapKind, Probe},
-    loader, objects,
+    kept, loader, objects,
     syscall::{self, MapType},
     undisturbed::undisturbed,
 };
@@ -83,14 +83,17 @@ impl Probes {
     /// Raises this process's limits first, without which a 5.10 kernel refuses even the smallest program.
     pub(crate) fn open() -> Result<Self, KernelError> {
         loader::raise_limits()?;
-        EbpfLoader::new()
+        let mut loader = kept::take();
+        let probes = loader
             .verifier_log_level(VerifierLogLevel::DISABLE)
             .load(objects::probes())
             .map(Self)
             .map_err(|source| KernelError::Object {
                 object: "the probes",
                 source: Box::new(source),
-            })
+            });
+        kept::keep(loader);
+        probes
     }
 
     /// Loads one. The outer result is about the embedded object, the inner one about the kernel.

@@ -7,6 +7,7 @@ use super::{
     KernelError, btf,
     features::{FEATURES, Global, Probe, Without},
     probing::{Probes, is_of_the_moment},
+    side_by_side::side_by_side,
     undisturbed::undisturbed,
 };
 
@@ -34,7 +35,9 @@ impl Support {
     }
 
     fn probe_each() -> Result<Self, KernelError> {
-        let mut probes = Probes::open()?;
+        // Both read all of the kernel's BTF, each for itself.
+        let (probes, v6only_mask) = side_by_side(Probes::open, btf::v6only_mask);
+        let mut probes = probes?;
         let mut support = Self {
             set_retval: false,
             comm: false,
@@ -46,7 +49,7 @@ impl Support {
                 continue;
             };
             match (probes.load(name)?, feature.without) {
-                (Ok(()), _) => support.set(feature.global),
+                (Ok(()), _) => support.set(feature.global, v6only_mask),
                 (Err(source), without) if without == Without::Impossible || is_of_the_moment(&source) => {
                     return Err(KernelError::load(name, source));
                 }
@@ -56,11 +59,11 @@ impl Support {
         Ok(support)
     }
 
-    fn set(&mut self, global: Option<Global>) {
+    fn set(&mut self, global: Option<Global>, v6only_mask: Option<u8>) {
         match global {
             Some(Global::SetRetval) => self.set_retval = true,
             Some(Global::Comm) => self.comm = true,
-            Some(Global::V6only) => self.v6only_mask = btf::v6only_mask(),
+            Some(Global::V6only) => self.v6only_mask = v6only_mask,
             None => {}
         }
     }
