@@ -83,7 +83,11 @@ fn named(what: &str) -> String {
 }
 
 fn command(engine: &Engine, arguments: &[&str]) -> std::process::Command {
-    let mut command = Enforcer::command(&Place::default(), ["run"]).unwrap();
+    verb(engine, "run", arguments)
+}
+
+fn verb(engine: &Engine, verb: &str, arguments: &[&str]) -> std::process::Command {
+    let mut command = Enforcer::command(&Place::default(), [verb]).unwrap();
     let variable = match engine.kind() {
         Kind::Docker => "DOCKER_HOST",
         Kind::Podman => "CONTAINER_HOST",
@@ -176,6 +180,38 @@ fn without_ipv6_is_redirected_to_ipv4(kind: Kind) {
     assert_eq!(enforcer.terminate().unwrap().status.code(), Some(0));
     assert_eq!(web.outcome(), before);
     assert_eq!(web.server.accepted().len(), 1);
+}
+
+fn is_looked_from_by_name(kind: Kind) {
+    let engine = Engine::shared(kind).unwrap();
+    let web = Workload::with_ipv6(&engine, &named("probed"));
+    let host = SocketAddr::new(A, web.server.address().port()).to_string();
+    let diagnosis = |from: &[&str]| {
+        let arguments = [&[&host, "--output", "json"], from].concat();
+        let probe = Enforcer::start(verb(&engine, "probe", &arguments)).unwrap();
+        let finished = probe.finish(PATIENCE).unwrap();
+        assert_eq!(finished.stdout.len(), 1, "{finished:?}");
+        let found: serde_json::Value = serde_json::from_str(&finished.stdout[0]).unwrap();
+        found["verdict"]["diagnosis"].as_str().unwrap().to_owned()
+    };
+    let from = format!("container:{}", web.container.name());
+    assert_eq!(diagnosis(&["--from", &from]), "healthy");
+    // Where the test is nobody has that address.
+    assert_ne!(diagnosis(&[]), "healthy");
+}
+
+#[test]
+fn a_docker_container_is_looked_from_by_name() {
+    if need("a_docker_container_is_looked_from_by_name", Kind::Docker.need()) {
+        is_looked_from_by_name(Kind::Docker);
+    }
+}
+
+#[test]
+fn a_podman_container_is_looked_from_by_name() {
+    if need("a_podman_container_is_looked_from_by_name", Kind::Podman.need()) {
+        is_looked_from_by_name(Kind::Podman);
+    }
 }
 
 #[test]
