@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     address::AddrWords,
-    clause::{IN_OVERLAY, entry_value},
+    clause::{MAX_CLAUSES, entry_value},
 };
 
 /// Bounds of a block.
@@ -30,7 +30,7 @@ pub const ROOTS: [u32; 2] = [0, 1];
 pub const FIRST_BLOCK: u32 = 129 << 24;
 
 /// What a tree answers that is not whole: an entry whose clause does not exist, which is a fault that is counted.
-pub const DAMAGED: u32 = entry_value(128, IN_OVERLAY - 1);
+pub const DAMAGED: u32 = entry_value(128, MAX_CLAUSES);
 
 /// What counts of a half where bounds are compared: all but its first bit, so that a difference has a sign.
 pub const COMPARED: u64 = u64::MAX >> 1;

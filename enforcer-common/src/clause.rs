@@ -17,8 +17,14 @@ pub const NO_CLAUSE: u32 = (1 << 24) - 1;
 /// Bit of a clause's index that says that it lies in the overlay of a policy rather than in its base.
 pub const IN_OVERLAY: u32 = 1 << 23;
 
-/// The most clauses of a base, and of an overlay. The last index of an overlay would be [`NO_CLAUSE`].
-pub const MAX_CLAUSES: u32 = IN_OVERLAY - 1;
+/// Bit of an entry's head that says that its first clause allows every connect, now and later, and says nothing of names:
+/// most of what is allowed is known without reading a clause. No clause has an index with it; [`NO_CLAUSE`] has it, and comes
+/// first.
+pub const ALLOWS_AT_ONCE: u32 = 1 << 22;
+
+/// The most clauses of a base, and of an overlay. The index after them is what a damaged tree answers
+/// ([`DAMAGED`](crate::blocks::DAMAGED)).
+pub const MAX_CLAUSES: u32 = ALLOWS_AT_ONCE - 1;
 
 /// Identifier of no rule.
 pub const NO_RULE: u32 = u32::MAX;
@@ -193,6 +199,12 @@ impl Clause {
             && self.flags & (CLAUSE_AUDIT | CLAUSE_UNRESOLVED | CLAUSE_NAME_MISS) == 0
     }
 
+    /// Whether it is what [`ALLOWS_AT_ONCE`] says.
+    #[must_use]
+    pub const fn allows_at_once(&self) -> bool {
+        self.action == Action::Allow as u8 && self.is_unconditional() && self.flags & CLAUSE_NAME_HIT == 0
+    }
+
     /// Whether the clause, when it counts at all, matches every connect to its prefix.
     #[must_use]
     pub const fn has_no_condition(&self) -> bool {
@@ -298,7 +310,7 @@ pub const fn entry_value(prefix_len: u8, head: u32) -> u32 {
 pub const NO_ENTRY: u32 = entry_value(0, NO_CLAUSE);
 
 /// The head that answers, of the entries found in base and overlay: that of the longer prefix. Of one prefix it is the
-/// overlay's, whose list goes on with what the base has there.
+/// overlay's, whose list goes on with what the base has there. It may have [`ALLOWS_AT_ONCE`] set.
 #[must_use]
 #[inline(always)]
 pub const fn head_of(base: u32, overlay: u32) -> u32 {
@@ -308,6 +320,17 @@ pub const fn head_of(base: u32, overlay: u32) -> u32 {
         base
     };
     longer & NO_CLAUSE
+}
+
+/// The same value of an entry without [`ALLOWS_AT_ONCE`], for who reads its clauses: then its head is the index of the first
+/// one, or [`NO_CLAUSE`].
+#[must_use]
+pub const fn to_be_read(value: u32) -> u32 {
+    if value & NO_CLAUSE == NO_CLAUSE {
+        value
+    } else {
+        value & !ALLOWS_AT_ONCE
+    }
 }
 
 /// Mixes a key into a salt so that each bit of either changes about half of the result: the finalizer of MurmurHash3
@@ -435,7 +458,15 @@ mod tests {
         assert_eq!(entry_value(48, u32::MAX), 0x30ff_ffff);
         assert_eq!(NO_ENTRY, 0x00ff_ffff);
         assert_eq!(NO_CLAUSE & IN_OVERLAY, IN_OVERLAY);
-        assert_eq!((MAX_CLAUSES - 1) | IN_OVERLAY, NO_CLAUSE - 1);
+        assert_eq!(NO_CLAUSE & ALLOWS_AT_ONCE, ALLOWS_AT_ONCE);
+        for layer in [0, IN_OVERLAY] {
+            assert_eq!((MAX_CLAUSES - 1) & ALLOWS_AT_ONCE, 0);
+            let value = entry_value(48, (MAX_CLAUSES - 1) | layer);
+            assert_eq!(to_be_read(value | ALLOWS_AT_ONCE), value);
+            assert_eq!(to_be_read(value), value);
+        }
+        assert_eq!(to_be_read(NO_ENTRY), NO_ENTRY);
+        assert_eq!(to_be_read(entry_value(96, NO_CLAUSE)), entry_value(96, NO_CLAUSE));
     }
 
     #[test]

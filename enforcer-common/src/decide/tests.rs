@@ -4,9 +4,9 @@ mod outcomes;
 
 use super::*;
 use crate::clause::{
-    ANY_PROTO, CLAUSE_AUDIT, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_OPAQUE, CLAUSE_UNRESOLVED, IN_OVERLAY,
-    IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MAX_WALK, NEVER, NO_ENTRY, Proto, RolloutBy,
-    Service, entry_value,
+    ALLOWS_AT_ONCE, ANY_PROTO, CLAUSE_AUDIT, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_OPAQUE,
+    CLAUSE_UNRESOLVED, IN_OVERLAY, IPPROTO_ICMPV6, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MAX_WALK, NEVER,
+    NO_ENTRY, Proto, RolloutBy, Service, entry_value,
 };
 
 /// Matches everything, and rejects.
@@ -133,6 +133,69 @@ fn numbers_that_are_none_are_none() {
         assert_eq!(Action::from_raw(raw), Some(action));
     }
     assert_eq!([3, u8::MAX].map(Action::from_raw), [None; 2]);
+}
+
+/// What [`ALLOWS_AT_ONCE`] says of a clause that does is what reading it says, and no clause is read.
+#[test]
+fn what_allows_at_once_is_not_read() {
+    struct AtOnce;
+    impl PolicyTable for AtOnce {
+        fn base_entry(&self, _: &AddrWords) -> u32 {
+            entry_value(48, ALLOWS_AT_ONCE)
+        }
+        fn overlay_entry(&self, _: &AddrWords) -> u32 {
+            NO_ENTRY
+        }
+        fn clause(&self, _: u32) -> Option<&Clause> {
+            None
+        }
+    }
+    let allows = allow();
+    assert!(allows.allows_at_once());
+    for mode in [Mode::Enforce, Mode::Audit] {
+        let connect = Connect { mode, ..CONNECT };
+        let at_once = walk(&AtOnce, &KNOWN, &connect).expect("a whole table");
+        assert_eq!(
+            at_once,
+            walk(&Table::of([allows]), &KNOWN, &connect).expect("a whole table")
+        );
+        assert!(at_once.only_allows());
+        assert_eq!(at_once.has_would(), mode == Mode::Audit);
+    }
+    for other in [
+        CLAUSE,
+        audited(allow()),
+        Clause {
+            port_max: 443,
+            ..allow()
+        },
+        Clause {
+            uid_min: 1,
+            ..allow()
+        },
+        Clause {
+            expires_boot_ns: 1,
+            ..allow()
+        },
+        Clause {
+            rollout_by: RolloutBy::Target as u8,
+            ..allow()
+        },
+        Clause {
+            flags: CLAUSE_NAME_HIT,
+            ..allow()
+        },
+        Clause {
+            flags: CLAUSE_NAME_MISS,
+            ..allow()
+        },
+        Clause {
+            flags: CLAUSE_UNRESOLVED,
+            ..allow()
+        },
+    ] {
+        assert!(!other.allows_at_once(), "{other:?}");
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use super::{Circumstances, Connect, Mode, PolicyTable, TableFault};
 use crate::clause::{
-    CLAUSE_AUDIT, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_UNRESOLVED, Clause, MAX_WALK, NEVER, NO_CLAUSE,
-    NO_RULE, RolloutBy, Service, head_of, outside, rollout_hash,
+    ALLOWS_AT_ONCE, CLAUSE_AUDIT, CLAUSE_NAME_HIT, CLAUSE_NAME_MISS, CLAUSE_UNRESOLVED, Clause, MAX_WALK,
+    NEVER, NO_CLAUSE, NO_RULE, RolloutBy, Service, head_of, outside, rollout_hash,
 };
 
 /// Where the action of a clause stands beside its index in what a walk found. Allowing is 0.
@@ -75,9 +75,20 @@ pub fn walk<T: PolicyTable, C: Circumstances>(
         return Ok(Walked::NOTHING.opaque(circumstances));
     }
     let mut index = circumstances.opaque(head.into()) as u32;
+    let audits = circumstances.opaque(connect.mode as u64);
+    if index & ALLOWS_AT_ONCE != 0 {
+        // Its action is 0.
+        let found = index & !ALLOWS_AT_ONCE;
+        let mut walked = Walked::NOTHING;
+        if audits == Mode::Enforce as u64 {
+            walked.acted = found;
+        } else {
+            walked.would = found;
+        }
+        return Ok(walked.opaque(circumstances));
+    }
     // After the lookups, which the verifier would else follow once for each protocol.
     let service = Service::new(connect.protocol, connect.dport).opaque(circumstances);
-    let audits = circumstances.opaque(connect.mode as u64);
     let mut walked = Walked::NOTHING.opaque(circumstances);
     for _ in 0..MAX_WALK {
         if index == NO_CLAUSE {

@@ -6,7 +6,7 @@ mod exit;
 mod console;
 
 mod living;
-mod memory;
+pub mod memory;
 mod neighbours;
 mod prepare;
 mod stream;

@@ -123,7 +123,7 @@ pub(super) fn build(rules: &[Rule], chosen: &[u32], live: &Live, findings: &mut 
         }
         // An entry that answers as the one around it does is not needed.
         if head != covering {
-            entries.push(Entry { prefix, head });
+            entries.push(lists.entry(prefix, head));
         }
         if let Some(covering) = open.last_mut() {
             covering.has_inner = true;

@@ -8,7 +8,8 @@ use std::{borrow::Cow, collections::HashSet, net::Ipv6Addr};
 use enforcer_common::{
     address::{AddrWords, octets_from_words},
     clause::{
-        Clause, DestinationForm, IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, NO_ENTRY, RolloutBy, entry_value,
+        ALLOWS_AT_ONCE, Clause, DestinationForm, IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, NO_ENTRY,
+        RolloutBy, entry_value,
     },
     decide::PolicyTable,
 };
@@ -23,13 +24,16 @@ pub struct Entry {
     pub prefix: Ipv6Net,
     /// Index of its first clause, or [`NO_CLAUSE`] for a barrier.
     pub head: u32,
+    /// Whether that clause is such that nobody need read it: [`Clause::allows_at_once`].
+    pub allows_at_once: bool,
 }
 
 impl Entry {
     /// What a lookup of an address with this longest prefix gives.
     #[must_use]
     pub const fn value(&self) -> u32 {
-        entry_value(self.prefix.prefix_len(), self.head)
+        let at_once = if self.allows_at_once { ALLOWS_AT_ONCE } else { 0 };
+        entry_value(self.prefix.prefix_len(), self.head | at_once)
     }
 }
 

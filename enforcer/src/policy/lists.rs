@@ -6,15 +6,15 @@ use enforcer_common::{
     address::words_from_octets,
     clause::{
         ANY_PROTO, Action, CLAUSE_AUDIT, CLAUSE_OPAQUE, CLAUSE_UNRESOLVED, Clause, DestinationForm,
-        IN_OVERLAY, MAX_CHOICES, NEVER, NO_CLAUSE, RolloutBy as ClauseRolloutBy, rollout_below, rollout_hash,
-        text_hash,
+        IN_OVERLAY, MAX_CHOICES, MAX_CLAUSES, NEVER, NO_CLAUSE, RolloutBy as ClauseRolloutBy, rollout_below,
+        rollout_hash, text_hash,
     },
     decide::Mode,
 };
 use ipnet::Ipv6Net;
 
 use super::{
-    compiled::CompiledPolicy,
+    compiled::{CompiledPolicy, Entry},
     live::Live,
     rule::{RedirectTo, RolloutBy, Rule, RuleAction},
 };
@@ -78,6 +78,16 @@ impl<'a> Lists<'a> {
         (index ^ self.layer) as usize
     }
 
+    /// The entry of a prefix whose list that is.
+    pub(super) fn entry(&self, prefix: Ipv6Net, head: u32) -> Entry {
+        let first = self.clauses.get(self.place(head));
+        Entry {
+            prefix,
+            head,
+            allows_at_once: first.is_some_and(Clause::allows_at_once),
+        }
+    }
+
     /// The head of the list in which the rule's clauses for that prefix of its own stand before those of `tail`.
     pub(super) fn prepend(&mut self, index: u32, rule: &Rule, prefix: Ipv6Net, tail: u32) -> u32 {
         let mut clause = clause_of(index, rule, prefix, self.live);
@@ -136,7 +146,7 @@ impl<'a> Lists<'a> {
             return index;
         }
         // Each clause costs more memory than there is long before indices run out; what has too many is refused.
-        let index = self.clauses.len().min(IN_OVERLAY as usize - 1) as u32 | self.layer;
+        let index = self.clauses.len().min(MAX_CLAUSES as usize) as u32 | self.layer;
         let length = block.first().map_or(0, |first| self.length(first.next)) + 1;
         self.lengths.extend(block.iter().map(|_| length));
         self.clauses.extend_from_slice(&block);

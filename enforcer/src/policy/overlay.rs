@@ -17,7 +17,7 @@ use ipnet::Ipv6Net;
 
 use super::{
     compile::order_at_prefix,
-    compiled::{CompiledPolicy, Entry},
+    compiled::CompiledPolicy,
     lists::{Lists, clause_of},
     live::Live,
     rule::{GroupName, Rule},
@@ -99,7 +99,7 @@ pub fn overlay(
     let (mut too_long, mut no_room) = (Vec::new(), Vec::new());
     for (around, index) in of_surroundings {
         if let Some(head) = making.surroundings(index, around) {
-            entries.push(Entry { prefix: around, head });
+            entries.push(making.lists.entry(around, head));
         }
     }
     let exactly = exactly(rules, groups, &of_address);
@@ -112,7 +112,7 @@ pub fn overlay(
             continue;
         }
         match making.address(prefix, address, at_prefix) {
-            Some(head) => entries.push(Entry { prefix, head }),
+            Some(head) => entries.push(making.lists.entry(prefix, head)),
             None => too_long.push(address),
         }
     }

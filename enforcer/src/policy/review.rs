@@ -12,7 +12,7 @@ use std::{
 
 use enforcer_common::{
     address::words_from_octets,
-    clause::{Action, Clause, MAX_CLAUSES, MAX_ENTRIES, MAX_WALK, NO_ENTRY, NO_RULE, head_of},
+    clause::{Action, Clause, MAX_CLAUSES, MAX_ENTRIES, MAX_WALK, NO_ENTRY, NO_RULE, head_of, to_be_read},
     decide::{Mode, PolicyTable},
 };
 use ipnet::Ipv6Net;
@@ -350,10 +350,8 @@ fn met(
 }
 
 fn head_for(compiled: &CompiledPolicy, address: Ipv6Addr) -> u32 {
-    head_of(
-        compiled.base_entry(&words_from_octets(address.octets())),
-        NO_ENTRY,
-    )
+    let entry = compiled.base_entry(&words_from_octets(address.octets()));
+    head_of(to_be_read(entry), NO_ENTRY)
 }
 
 fn is_reject(clause: &Clause) -> bool {

@@ -14,6 +14,7 @@ use enforcer_common::{
     address::AddrWords,
     clause::{
         CLAUSE_UNRESOLVED, Clause, MAX_WALK, NO_CLAUSE, NO_RULE, RolloutBy as ClauseRolloutBy, head_of,
+        to_be_read,
     },
     decide::{Connect, Decision, Known, PolicyTable, TableFault, decide},
 };
@@ -86,11 +87,12 @@ impl Assuming<'_> {
 
 impl PolicyTable for Assuming<'_> {
     fn base_entry(&self, daddr_be: &AddrWords) -> u32 {
-        self.table.base_entry(daddr_be)
+        // Clauses are to be read, for they are not as the policy has them.
+        to_be_read(self.table.base_entry(daddr_be))
     }
 
     fn overlay_entry(&self, daddr_be: &AddrWords) -> u32 {
-        self.table.overlay_entry(daddr_be)
+        to_be_read(self.table.overlay_entry(daddr_be))
     }
 
     fn clause(&self, index: u32) -> Option<&Clause> {

@@ -94,6 +94,28 @@ fn a_policy_takes_a_line_of_memory_for_each_block_and_each_clause() {
 }
 
 #[test]
+fn only_an_allow_of_everything_need_not_be_read() {
+    let rule = |action: &str, more: &str| {
+        let text = format!(
+            "version = 1\n[[rule]]\nname = \"x\"\nprefix = \"2001:db8::/32\"\naction = \"{action}\"\n{more}\n"
+        );
+        compiled(&text, &Live::default()).entries()[0].allows_at_once
+    };
+    assert!(rule("allow", ""));
+    assert!(!rule("reject", ""));
+    for more in [
+        "ports = [443]",
+        "proto = \"tcp\"",
+        "uid = 0",
+        "mode = \"audit\"",
+        "rollout = 50",
+        "expires = \"2h\"",
+    ] {
+        assert!(!rule("allow", more), "{more}");
+    }
+}
+
+#[test]
 fn a_policy_by_itself_has_nothing_over_it() {
     let policy = compiled(
         "version = 1\n[[rule]]\nprefix = \"2001:db8::/32\"\naction = \"reject\"\n",
@@ -136,7 +158,7 @@ proptest! {
             .into_iter()
             .map(|(offset, length, head)| (prefix(offset, length), head))
             .collect();
-        let entries = entries.into_iter().map(|(prefix, head)| Entry { prefix, head }).collect();
+        let entries = entries.into_iter().map(|(prefix, head)| Entry { prefix, head, allows_at_once: false }).collect();
         let policy = CompiledPolicy::new(entries, Vec::new());
         for (offset, length) in asked {
             let prefix = prefix(offset, length);

@@ -21,6 +21,7 @@ fn entries(mut prefixes: Vec<Ipv6Net>) -> Vec<Entry> {
             prefix,
             // Neighbours may lead to the same list.
             head: head / 2,
+            allows_at_once: head / 2 % 3 == 0,
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 use std::{
     io::Write as _,
     net::{IpAddr, Ipv6Addr},
+    ops::Range,
     thread,
 };
 
@@ -16,6 +17,7 @@ use enforcer_tests::{
     netns::NetnsFixture,
     place::Place,
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// An address of every namespace that connects are made in, outside of all tables.
 pub(crate) const OWN_ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
@@ -30,6 +32,20 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
+    /// Leaves the CPU that connects are made on to those who make them, where there is another. What is started from here
+    /// does likewise, but for workers, which say where they want to be.
+    pub(crate) fn leave_cpu(&self) -> Result<()> {
+        stay_on(0..self.cpu.max(1))
+    }
+
+    /// Does something beside which no connects are made, on all CPUs.
+    pub(crate) fn on_all_cpus<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        stay_on(0..self.cpu + 1)?;
+        let done = f();
+        self.leave_cpu()?;
+        done
+    }
+
     /// Rounds of a comparison whose goal is not near.
     pub(crate) const fn rounds(&self) -> usize {
         if self.quick { 7 } else { 21 }
@@ -116,4 +132,11 @@ pub(crate) fn in_program(
         done.count()
     );
     Ok(after.each_ns_since(&before))
+}
+
+/// Keeps this thread to those CPUs.
+fn stay_on(cpus: Range<usize>) -> Result<()> {
+    let mut set = CpuSet::new();
+    cpus.clone().for_each(|cpu| set.set(cpu));
+    sched_setaffinity(None, &set).with_context(|| format!("stay on the CPUs {cpus:?}"))
 }

@@ -29,8 +29,8 @@ const SIZES: [usize; 5] = [16, 1_000, 10_000, 250_000, 1_000_000];
 const QUICK_SIZES: [usize; 3] = [16, 1_000, 10_000];
 
 /// What holds small policies back.
-const BEFORE: &str = "before the prefix it finds the binding, the policy's head and two maps in maps, after it the clause and the \
-                      counter: as many steps as a small trie has nodes";
+const BEFORE: &str = "before the prefix it finds the binding, the policy's head and a map in a map, after it the counter: as many \
+                      steps as a small trie has nodes";
 
 /// What holds large policies back.
 const BEHIND: &str = "what does not depend on the number of entries is part of it: compare the row of 16";

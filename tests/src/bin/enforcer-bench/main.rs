@@ -9,7 +9,6 @@ use std::{env, fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use enforcer_tests::bench::{bpf, worker};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::{bench::Bench, machine::Machine, report::Outcome, results::Results};
 
@@ -167,12 +166,14 @@ fn run(arguments: &Arguments) -> Result<()> {
         "it makes network namespaces and cgroups and loads kernel programs, which needs root\nhint: run it as root"
     );
     let groups = chosen(arguments.only.as_deref())?;
+    // Controllers within this process are to have their memory as enforcer has it.
+    enforcer::commands::memory::give_back_what_is_large();
     bpf::raise_limits();
     let bench = Bench {
         quick: arguments.quick,
         cpu: std::thread::available_parallelism().context("count CPUs")?.get() - 1,
     };
-    leave(bench.cpu)?;
+    bench.leave_cpu()?;
     let machine = Machine::find()?;
     table::header(&machine);
     fs::create_dir_all(&arguments.output).with_context(|| format!("make {}", arguments.output.display()))?;
@@ -238,15 +239,4 @@ fn chosen(only: Option<&str>) -> Result<Vec<&'static Group>> {
         );
     };
     Ok(vec![group])
-}
-
-/// Leaves the CPU that connects are made on to those who make them, where there is another. What is started from here
-/// does likewise, but for workers, which say where they want to be.
-fn leave(cpu: usize) -> Result<()> {
-    if cpu == 0 {
-        return Ok(());
-    }
-    let mut others = CpuSet::new();
-    (0..cpu).for_each(|other| others.set(other));
-    sched_setaffinity(None, &others).with_context(|| format!("leave CPU {cpu} to workers"))
 }

@@ -37,6 +37,10 @@ struct Started {
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<Outcome> {
+    bench.on_all_cpus(|| measure(bench))
+}
+
+fn measure(bench: &Bench) -> Result<Outcome> {
     bench.progress("start to enforcing");
     let netns = NetnsFixture::new()?;
     let directory = tempfile::tempdir().context("make a directory for policies")?;
