@@ -77,7 +77,7 @@ fn check_families(test: &str, breakage: Breakage) {
     }
     let mut clients = table::all();
     clients.retain(|client| client.stands);
-    check(&World::new(breakage, &Service::ALL).unwrap(), &clients);
+    check(&World::new(breakage, &Service::ALL).unwrap().patient(), &clients);
 }
 
 macro_rules! breakages {
@@ -118,8 +118,6 @@ fn clients_in_docker_containers_are_helped() {
     let mut clients = table::all();
     clients.retain(|client| client.contained);
     let services = [Service::Http, Service::Postgres, Service::WebSocket];
-    check(
-        &World::of_containers(Breakage::BlackHole, &services).unwrap(),
-        &clients,
-    );
+    let world = World::of_containers(Breakage::BlackHole, &services).unwrap();
+    check(&world.patient(), &clients);
 }

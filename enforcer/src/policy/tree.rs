@@ -67,7 +67,7 @@ impl Tree {
     /// Makes the block of that number tell those cuts apart. The first cut begins at or before the part, the others lie in
     /// it.
     fn fill(&mut self, number: usize, halves: &Halves, cuts: &[Cut], part: Part) {
-        let bits = if part.has_both_first_bits() && cuts.len() > 1 {
+        let bits = if part.has_both_first_bits() {
             Some(FIRST_BIT)
         } else if cuts.len() <= BOUNDS + 1 || part.by_bits_left == 0 {
             None
@@ -93,8 +93,7 @@ impl Tree {
             let inside = Part {
                 low: low.max(part.low),
                 high: (low | ((1 << bits.shift) - 1)).min(part.high),
-                by_bits_left: part.by_bits_left - 1,
-                ..part
+                ..part.with_one_row_less()
             };
             if inside.low > inside.high {
                 continue;
@@ -120,20 +119,21 @@ impl Tree {
         let mut before = 0_u32;
         for place in 0..=BOUNDS {
             let end = ends.get(place).copied().unwrap_or(cuts.len());
-            let next = cuts.get(end).map(|cut| cut.start);
+            // All that follow begin beyond the part's own beginning, so there is an address before them.
+            let last = cuts.get(end).map(|cut| cut.start - 1);
             let inside = Part {
                 low,
-                high: next.map_or(part.high, |start| start - 1),
+                high: last.unwrap_or(part.high),
                 ..part
             };
             let target = self.target(halves, &cuts[begin..end], inside);
             block.targets[place] = target.wrapping_sub(before);
             before = target;
-            let Some(start) = next else {
+            let Some(last) = last else {
                 break;
             };
-            block.bounds[place] = (start - 1) & COMPARED;
-            low = start;
+            block.bounds[place] = last & COMPARED;
+            low = last + 1;
             begin = end;
         }
         block
@@ -182,6 +182,13 @@ impl Part {
             high: u64::MAX,
             half,
             by_bits_left,
+        }
+    }
+
+    const fn with_one_row_less(self) -> Self {
+        Self {
+            by_bits_left: self.by_bits_left.saturating_sub(1),
+            ..self
         }
     }
 
@@ -283,7 +290,7 @@ impl Halves {
     /// From `start` on there is another value than the one before.
     fn cut(&mut self, start: u128, value: u32, before: u32) {
         let (first, second) = ((start >> 64) as u64, start as u64);
-        self.leave(Some((first, second)), before);
+        self.leave(Some(first), before);
         if second == 0 {
             self.first.push(Cut {
                 start: first,
@@ -319,8 +326,8 @@ impl Halves {
         }
     }
 
-    /// After a first half that is divided, what is in force goes on at the next one, unless that begins with a cut itself.
-    fn leave(&mut self, next: Option<(u64, u64)>, value: u32) {
+    /// After a first half that is divided, what is in force goes on at the next one, unless the next cut is in that.
+    fn leave(&mut self, next: Option<u64>, value: u32) {
         let Some(Cut {
             start,
             leads_to: LeadsTo::SecondHalf { .. },
@@ -331,11 +338,7 @@ impl Halves {
         let Some(after) = start.checked_add(1) else {
             return;
         };
-        let goes_on = match next {
-            None => true,
-            Some((first, second)) => first > after || first == after && second != 0,
-        };
-        if goes_on {
+        if next.is_none_or(|first| first > after) {
             self.first.push(Cut {
                 start: after,
                 leads_to: LeadsTo::Entry(value),
@@ -369,7 +372,8 @@ impl Bits {
 fn choosing_bits(cuts: &[Cut], part: Part) -> Option<Bits> {
     let inner = cuts.get(1..).unwrap_or_default();
     let common = (part.low ^ part.high).leading_zeros();
-    let most = (inner.len() / 2).checked_ilog2()?.min(64 - common);
+    // Fewer than the part has, because it has no more cuts than addresses.
+    let most = (inner.len() / 2).checked_ilog2()?;
     let worth = |bits: Bits| information(inner, bits) - PRICE_OF_A_BIT * f64::from(bits.count);
     (MIN_BITS..=most)
         .map(|count| Bits {

@@ -1,6 +1,6 @@
 //! The tree that the kernel looks prefixes up in, against the longest match in the list of entries.
 
-use std::net::Ipv6Addr;
+use std::{cell::Cell, net::Ipv6Addr};
 
 use enforcer_common::{
     address::words_from_octets,
@@ -46,6 +46,20 @@ fn borders(entries: &[Entry]) -> impl Iterator<Item = Ipv6Addr> {
 /// The most blocks on any way through the tree.
 fn deepest(tree: &Tree) -> u32 {
     ROOTS.map(|root| depth(tree, root)).into_iter().max().unwrap()
+}
+
+/// How many blocks the lookup of an address reads.
+fn steps(tree: &Tree, address: Ipv6Addr) -> u32 {
+    struct Counted<'tree>(&'tree Tree, Cell<u32>);
+    impl Blocks for Counted<'_> {
+        fn block(&self, number: u32) -> Option<&Block> {
+            self.1.set(self.1.get() + 1);
+            self.0.block(number)
+        }
+    }
+    let counted = Counted(tree, Cell::new(0));
+    find(&counted, &words_from_octets(address.octets()));
+    counted.1.get()
 }
 
 fn depth(tree: &Tree, number: u32) -> u32 {
@@ -196,6 +210,29 @@ fn no_way_is_longer_than_a_lookup_goes() {
     hold(prefixes, &[]);
 }
 
+/// What a table of prefixes takes, and how many blocks a lookup reads: neither at the expense of the other.
+#[test]
+fn a_table_of_scattered_prefixes_is_small_and_read_in_three() {
+    const LENGTHS: [u8; 8] = [48, 48, 48, 32, 44, 40, 36, 29];
+    let mut random = numbers(3);
+    let mut address = || u128::from(random.next().unwrap()) << 64;
+    let prefixes: Vec<_> = (0..20_000)
+        .map(|at| net(address() >> 3 | 1 << 125, LENGTHS[at % LENGTHS.len()]))
+        .collect();
+    let entries = entries(prefixes);
+    let tree = Tree::new(&entries);
+    let lines = tree.blocks().len() as f64 / entries.len() as f64;
+    let read = entries
+        .iter()
+        .map(|entry| f64::from(steps(&tree, entry.prefix.network())))
+        .sum::<f64>()
+        / entries.len() as f64;
+    assert!(
+        lines < 1.6 && read < 2.95,
+        "{lines} lines for an entry, {read} read"
+    );
+}
+
 fn scattered() -> impl Strategy<Value = Ipv6Net> {
     const LENGTHS: [u8; 15] = [0, 1, 3, 8, 16, 29, 32, 48, 56, 63, 64, 65, 96, 127, 128];
     const BASES: [u128; 4] = [0, 0x2001_0db8 << 96, 0x2a00 << 112, u128::MAX << 64];
@@ -211,5 +248,15 @@ proptest! {
         further in vec(any::<u128>(), 0..20),
     ) {
         hold(prefixes, &further);
+    }
+
+    /// Close together, so that bits tell them apart down to the last one.
+    #[test]
+    fn a_tree_finds_the_longest_prefix_among_neighbours(
+        neighbours in vec((0_u128..512, 0_u8..4), 40..400),
+        length in select(vec![64_u8, 128]),
+    ) {
+        let place = |at: u128| 0x2001_0db8 << 96 | at << (128 - length);
+        hold(neighbours.into_iter().map(|(at, wider)| net(place(at), length - wider)).collect(), &[]);
     }
 }
