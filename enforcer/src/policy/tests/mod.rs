@@ -10,6 +10,7 @@ mod garbage;
 mod language;
 mod limits;
 mod loading;
+mod many;
 mod mistakes;
 mod overlaying;
 mod property;

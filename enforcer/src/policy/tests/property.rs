@@ -405,7 +405,7 @@ fn crowded(rule: Rule) -> Rule {
 }
 
 /// What a decision says, without the clauses it says it by.
-fn told(decision: &Decision) -> reference::Told {
+pub(super) fn told(decision: &Decision) -> reference::Told {
     let rule = |rule: u32| (rule != NO_RULE).then_some(rule as usize);
     reference::Told {
         verdict: decision.verdict,
